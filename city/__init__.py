@@ -1,0 +1,1 @@
+"""The vocabulary: quantities and units, places and devices, readings, the city file, the clock."""

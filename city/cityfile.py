@@ -1,0 +1,289 @@
+"""The city file: districts, sites, devices and events of one simulated city.
+
+A `City` is the content of one YAML file, checked as a whole: what is loaded is consistent, so
+no other part checks identifiers, kinds or references again.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from city.documents import Document, suggestion
+from city.errors import DocumentError
+from city.kinds import DEVICE_KINDS, PLANT_KINDS, DeviceKind, PlantKind
+from city.quantities import Domain
+
+IDENTIFIER: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+IDENTIFIER_MAX: Final = 64
+
+Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=IDENTIFIER_MAX)]
+Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
+Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
+Position = tuple[Longitude, Latitude]
+Interval = Annotated[float, msgspec.Meta(ge=0.1, le=86400)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the city file; unknown keys are errors."""
+
+
+class District(_Strict, frozen=True):
+    """A part of the city with its own supervision."""
+
+    id: Identifier
+    name: str = ""
+    name_zh: str = ""
+
+
+class Plant(_Strict, frozen=True):
+    """The enterprise at an emission site."""
+
+    kind: str
+    load: Annotated[float, msgspec.Meta(ge=0, le=1.2)] = 0.8
+
+
+class DeviceSpec(_Strict, frozen=True):
+    """One device as the city file gives it."""
+
+    id: Identifier
+    kind: str
+    interval_s: Interval | None = None
+    position: Position | None = None
+    junction: str | None = None
+    """Gas devices: the name of the junction in the network that the device sits on."""
+
+
+class Site(_Strict, frozen=True):
+    """A place with devices of one domain."""
+
+    id: Identifier
+    district: Identifier
+    domain: Domain
+    name: str = ""
+    name_zh: str = ""
+    position: Position | None = None
+    river_km: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Water sites: distance from the head of the river [km]."""
+    plant: Plant | None = None
+    devices: tuple[DeviceSpec, ...]
+
+
+class Event(_Strict, frozen=True):
+    """Something that happens: what, where, when after the start, how long, how strongly."""
+
+    id: Identifier
+    kind: str
+    target: str
+    at_s: Seconds
+    for_s: Annotated[float, msgspec.Meta(gt=0)]
+    strength: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    note: str = ""
+
+
+class EventKind(msgspec.Struct, frozen=True):
+    """A kind of event and the domain of the site it happens at."""
+
+    id: str
+    domain: Domain
+    sentence: str
+
+
+EVENT_KINDS: Final = {
+    kind.id: kind
+    for kind in (
+        EventKind("gas-leak", Domain.GAS, "Gas escapes at a device's junction"),
+        EventKind("treatment-failure", Domain.EMISSION, "A plant's treatment unit fails"),
+        EventKind("spill", Domain.WATER, "Untreated sewage enters the river at a station"),
+        EventKind("smog", Domain.AIR, "Stagnant air: pollutants pile up at a station"),
+    )
+}
+
+
+class Gas(_Strict, frozen=True):
+    """The gas network under the city: the name of a pandapipes example network."""
+
+    network: str = "schutterwald"
+
+
+class Alarms(_Strict, frozen=True):
+    """Which rules watch the city: shipped packs by name, further rule files by path."""
+
+    packs: tuple[str, ...] | None = None
+    files: tuple[str, ...] = ()
+
+
+class Address(msgspec.Struct, frozen=True, order=True):
+    """Where a device stands in the topic tree."""
+
+    city: str
+    district: str
+    domain: str
+    site: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.city}/{self.district}/{self.domain}/{self.site}/{self.device}"
+
+
+class Device(msgspec.Struct, frozen=True):
+    """One device with all that the file says about it in one place."""
+
+    address: Address
+    kind: DeviceKind
+    interval_ms: int
+    position: Position
+    site: Site
+    plant: PlantKind | None
+    junction: str | None
+
+    @property
+    def name(self) -> str:
+        """`site/device`, unique in the city."""
+        return f"{self.address.site}/{self.address.device}"
+
+
+class City(_Strict, frozen=True):
+    """One simulated city."""
+
+    city: Identifier
+    name: str = ""
+    name_zh: str = ""
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 1
+    timezone: str = "Asia/Shanghai"
+    start: datetime | None = None
+    """Where simulated time begins when it does not follow the wall clock."""
+    position: Position = (119.97, 31.82)
+    districts: tuple[District, ...]
+    sites: tuple[Site, ...]
+    events: tuple[Event, ...] = ()
+    gas: Gas = Gas()
+    alarms: Alarms = Alarms()
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The city's time zone."""
+        return ZoneInfo(self.timezone)
+
+    def devices(self) -> Iterator[Device]:
+        """Every device, in the order of the file: that order decides each device's random lane."""
+        for site in self.sites:
+            for spec in site.devices:
+                kind = DEVICE_KINDS[spec.kind]
+                yield Device(
+                    address=Address(self.city, site.district, site.domain, site.id, spec.id),
+                    kind=kind,
+                    interval_ms=round(1000 * (spec.interval_s or kind.interval_s)),
+                    position=spec.position or site.position or self.position,
+                    site=site,
+                    plant=PLANT_KINDS[site.plant.kind] if site.plant else None,
+                    junction=spec.junction,
+                )
+
+
+def load_city(name_or_path: str) -> City:
+    """The city of that name among the shipped ones, or the file at that path.
+
+    Raises:
+        DocumentError: There is no such city, or its file is wrong; the text says where and what
+            is allowed.
+    """
+    shipped = shipped_cities()
+    if name_or_path in shipped:
+        return read_city(shipped[name_or_path])
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"} and not path.exists():
+        names = suggestion(name_or_path, shipped)
+        raise DocumentError(f"no city named {name_or_path!r}; {names}; or give a .yaml file")
+    return read_city(path)
+
+
+def shipped_cities() -> dict[str, Path]:
+    """The cities that come with CityEye, by name."""
+    folder = Path(str(files("city") / "cities"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_city(path: Path) -> City:
+    """The city in the file at `path`, checked as a whole."""
+    return check_city(Document.read(path))
+
+
+def check_city(document: Document) -> City:
+    """The city in `document`, checked as a whole."""
+    city = document.convert(City)
+    _check_identifier(document, ("city",), city.city)
+    try:
+        ZoneInfo(city.timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        document.fail(("timezone",), f"unknown time zone {city.timezone!r}; use an IANA name")
+    if city.start is not None and city.start.tzinfo is None:
+        document.fail(("start",), "has no offset from UTC; write e.g. 2026-06-01T08:00:00+08:00")
+    districts = _unique(document, "districts", [district.id for district in city.districts])
+    _unique(document, "sites", [site.id for site in city.sites])
+    for index, site in enumerate(city.sites):
+        _check_site(document, ("sites", index), site, districts)
+    _unique(document, "events", [event.id for event in city.events])
+    for index, event in enumerate(city.events):
+        _check_event(document, ("events", index), event, city)
+    return city
+
+
+def _check_site(document: Document, path: tuple[str, int], site: Site, known: set[str]) -> None:
+    if site.district not in known:
+        problem = f"unknown district {site.district!r}; {suggestion(site.district, known)}"
+        document.fail((*path, "district"), problem)
+    if site.plant and site.plant.kind not in PLANT_KINDS:
+        problem = f"unknown plant kind {site.plant.kind!r}; "
+        document.fail((*path, "plant", "kind"), problem + suggestion(site.plant.kind, PLANT_KINDS))
+    if (site.plant is not None) != (site.domain is Domain.EMISSION):
+        needs = "needs a plant" if site.plant is None else "has a plant"
+        document.fail(path, f"a site of domain {site.domain.value!r} {needs}; "
+                            "emission sites have one, others none")  # fmt: skip
+    seen: set[str] = set()
+    for index, device in enumerate(site.devices):
+        where = (*path, "devices", index)
+        _check_identifier(document, (*where, "id"), device.id)
+        if device.id in seen:
+            document.fail((*where, "id"), f"device {device.id!r} stands twice at site {site.id!r}")
+        seen.add(device.id)
+        kinds = {name for name, kind in DEVICE_KINDS.items() if kind.domain is site.domain}
+        if device.kind not in kinds:
+            problem = f"unknown device kind {device.kind!r} for domain {site.domain.value!r}; "
+            document.fail((*where, "kind"), problem + suggestion(device.kind, kinds))
+        if device.junction is not None and site.domain is not Domain.GAS:
+            document.fail((*where, "junction"), "only gas devices sit on a junction")
+
+
+def _check_event(document: Document, path: tuple[str, int], event: Event, city: City) -> None:
+    if event.kind not in EVENT_KINDS:
+        problem = f"unknown event kind {event.kind!r}; {suggestion(event.kind, EVENT_KINDS)}"
+        document.fail((*path, "kind"), problem)
+    domain = EVENT_KINDS[event.kind].domain
+    targets = {site.id for site in city.sites if site.domain is domain}
+    targets |= {device.name for device in city.devices() if device.kind.domain is domain}
+    if event.target not in targets:
+        problem = f"no {domain.value} site or site/device {event.target!r}; "
+        document.fail((*path, "target"), problem + suggestion(event.target, targets))
+
+
+def _unique(document: Document, key: str, ids: list[str]) -> set[str]:
+    seen: set[str] = set()
+    for index, identifier in enumerate(ids):
+        _check_identifier(document, (key, index, "id"), identifier)
+        if identifier in seen:
+            document.fail((key, index, "id"), f"identifier {identifier!r} stands twice")
+        seen.add(identifier)
+    return seen
+
+
+def _check_identifier(document: Document, path: tuple[str | int, ...], identifier: str) -> None:
+    if not IDENTIFIER.fullmatch(identifier):
+        allowed = "small letters, digits and inner hyphens"
+        document.fail(path, f"identifier {identifier!r} is not allowed; use {allowed}")

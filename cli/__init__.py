@@ -1,0 +1,1 @@
+"""The `cityeye` command: wires the parts together, nothing else."""

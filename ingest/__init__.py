@@ -1,0 +1,1 @@
+"""Messages to validated readings to spool to store, and the ledger that counts every fate."""

@@ -1,0 +1,1 @@
+"""The simulated city: fields, instruments, devices, the fleet."""
