@@ -35,14 +35,14 @@ class Telemetry(
     pos: tuple[float, float] | None = None
 
 
-class Status(_Message, frozen=True):
+class Status(_Message, frozen=True, kw_only=True):
     """Whether a device is there; `lost` is its last will."""
 
     state: Literal["online", "offline", "lost"]
     ts: Instant | None = None
 
 
-class MeasuredQuantity(_Message, frozen=True):
+class MeasuredQuantity(_Message, frozen=True, kw_only=True):
     """One quantity in a birth document."""
 
     unit: str
@@ -50,7 +50,7 @@ class MeasuredQuantity(_Message, frozen=True):
     high: float
 
 
-class Birth(_Message, frozen=True, omit_defaults=True):
+class Birth(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """What a device is: published, retained, when it connects."""
 
     kind: str
@@ -64,7 +64,7 @@ class Birth(_Message, frozen=True, omit_defaults=True):
     commands: tuple[str, ...] = ()
 
 
-class Command(_Message, frozen=True):
+class Command(_Message, frozen=True, kw_only=True):
     """An order to a device; refused when it arrives after `expires`."""
 
     id: str
@@ -75,7 +75,7 @@ class Command(_Message, frozen=True):
     expires: Instant | None = None
 
 
-class Reply(_Message, frozen=True):
+class Reply(_Message, frozen=True, kw_only=True):
     """A device's one answer to a command."""
 
     id: str
@@ -84,7 +84,7 @@ class Reply(_Message, frozen=True):
     detail: str = ""
 
 
-class ClockTick(_Message, frozen=True):
+class ClockTick(_Message, frozen=True, kw_only=True):
     """The simulated time; `speed` 0 means as fast as possible, `wall` is the sender's clock."""
 
     ts: Instant
@@ -93,7 +93,7 @@ class ClockTick(_Message, frozen=True):
     wall: Instant
 
 
-class AlarmEvent(_Message, frozen=True, omit_defaults=True):
+class AlarmEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """A change in the life of an alarm."""
 
     rule: str

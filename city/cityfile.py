@@ -34,7 +34,7 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A part of the city file; unknown keys are errors."""
 
 
-class District(_Strict, frozen=True):
+class District(_Strict, frozen=True, kw_only=True):
     """A part of the city with its own supervision."""
 
     id: Identifier
@@ -42,14 +42,14 @@ class District(_Strict, frozen=True):
     name_zh: str = ""
 
 
-class Plant(_Strict, frozen=True):
+class Plant(_Strict, frozen=True, kw_only=True):
     """The enterprise at an emission site."""
 
     kind: str
     load: Annotated[float, msgspec.Meta(ge=0, le=1.2)] = 0.8
 
 
-class DeviceSpec(_Strict, frozen=True):
+class DeviceSpec(_Strict, frozen=True, kw_only=True):
     """One device as the city file gives it."""
 
     id: Identifier
@@ -60,7 +60,7 @@ class DeviceSpec(_Strict, frozen=True):
     """Gas devices: the name of the junction in the network that the device sits on."""
 
 
-class Site(_Strict, frozen=True):
+class Site(_Strict, frozen=True, kw_only=True):
     """A place with devices of one domain."""
 
     id: Identifier
@@ -75,7 +75,7 @@ class Site(_Strict, frozen=True):
     devices: tuple[DeviceSpec, ...]
 
 
-class Event(_Strict, frozen=True):
+class Event(_Strict, frozen=True, kw_only=True):
     """Something that happens: what, where, when after the start, how long, how strongly."""
 
     id: Identifier
@@ -106,13 +106,13 @@ EVENT_KINDS: Final = {
 }
 
 
-class Gas(_Strict, frozen=True):
+class Gas(_Strict, frozen=True, kw_only=True):
     """The gas network under the city: the name of a pandapipes example network."""
 
     network: str = "schutterwald"
 
 
-class Alarms(_Strict, frozen=True):
+class Alarms(_Strict, frozen=True, kw_only=True):
     """Which rules watch the city: shipped packs by name, further rule files by path."""
 
     packs: tuple[str, ...] | None = None
@@ -149,7 +149,7 @@ class Device(msgspec.Struct, frozen=True):
         return f"{self.address.site}/{self.address.device}"
 
 
-class City(_Strict, frozen=True):
+class City(_Strict, frozen=True, kw_only=True):
     """One simulated city."""
 
     city: Identifier

@@ -108,7 +108,7 @@ _ROWS: Final = (
     ("flue_humidity", Domain.EMISSION, "Flue-gas humidity", "烟气湿度", "%", "a01014", 1, 0, 100),
     ("flue_velocity", Domain.EMISSION, "Flue-gas velocity", "烟气流速", "m/s", "a01011", 2, 0, 80),
     ("flue_flow", Domain.EMISSION, "Flue-gas flow", "废气流量", "m3/s", "a00000", 2, 0, 5000),
-    # outfall (wastewater)
+    # wastewater
     ("effluent_flow", Domain.EMISSION, "Wastewater flow", "污水流量", "L/s", "w00000", 2, 0, 100000),
     ("effluent_ph", Domain.EMISSION, "Wastewater pH", "污水pH值", "pH", "w01001", 2, 0, 14),
     ("effluent_cod", Domain.EMISSION, "Chemical oxygen demand", "化学需氧量", "mg/L", "w01018", 1, 0, 20000),
