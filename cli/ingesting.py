@@ -1,0 +1,175 @@
+"""Ingest and alarms, assembled on a broker and a store."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from alerts.engine import AlarmEngine
+from alerts.rules import RuleSet, load_packs, shipped_packs
+from alerts.service import AlarmService
+from broker.choice import RunningBroker, tls_context
+from broker.codec import Publish
+from broker.session import Link, Receive, Session
+from broker.topics import alarm_filter
+from city.backoff import Backoff
+from city.cityfile import City
+from city.errors import StoreUnavailable, WireError
+from city.settings import Settings
+from ingest.intake import Intake
+from ingest.service import IngestService, subscriptions
+from ingest.spool import Spool
+from ingest.store import Store
+from ingest.storeurl import open_store
+
+_log = structlog.get_logger(__name__)
+
+
+class Ingesting(msgspec.Struct, frozen=True):
+    """What runs while ingest runs."""
+
+    service: IngestService
+    alarms: AlarmService
+    store: Store
+
+    async def finish(self, settings: Settings, *, expected: int | None = None) -> bool:
+        """Let what has arrived reach the store and the alarm topics; whether all did in time."""
+        wanted = None if expected is None else (lambda: expected)
+        try:
+            async with asyncio.timeout(settings.drain_s):
+                await self.service.drain(expected=wanted)
+        except TimeoutError:
+            _log.error(
+                "not everything is in the store yet; the spool keeps it for the next start",
+                pending=self.service.ledger().pending,
+                why=self.service.holding or self.service.writer.trouble or "it takes too long",
+            )
+            return False
+        return await self.alarms.flush(timeout_s=settings.drain_s)
+
+
+@asynccontextmanager
+async def ingesting(
+    settings: Settings, broker: RunningBroker, rules: RuleSet, *, city: str | None
+) -> AsyncIterator[Ingesting]:
+    """Ingest and alarms for one city, or for every city on the broker.
+
+    Raises:
+        StoreError: The store cannot be used, or not be reached within the patience.
+        BrokerError: The same for the broker.
+        SpoolError: The spool cannot be opened.
+    """
+    spool = await asyncio.to_thread(_open_spool, settings)
+    try:
+        store = open_store(
+            settings.store,
+            data_dir=settings.data,
+            token=settings.store_token,
+            user=settings.store_user,
+            password=settings.store_password,
+        )
+        await _opened(store, settings.patience_s)
+    except BaseException:
+        spool.close()
+        raise
+    _log.info("store", name=store.name)
+    alarms = AlarmService(AlarmEngine(rules))
+    service = IngestService(
+        spool=spool,
+        store=store,
+        consumers=[alarms],
+        intake=Intake(devices_max=settings.devices_max),
+    )
+    who = city or "all"
+    tls = tls_context(broker.address, settings.broker_ca)
+    session = Session(
+        broker.address,
+        client_id=f"cityeye-ingest-{who}",
+        subscriptions=subscriptions(city or "+"),
+        receive=service.receiver.receive,
+        password=settings.broker_password,
+        tls=tls,
+    )
+    alarm_session = Session(
+        broker.address,
+        client_id=f"cityeye-alarms-{who}",
+        subscriptions=[(alarm_filter(city or "+"), 1)],
+        receive=_adopt_for(alarms),
+        clean=True,
+        password=settings.broker_password,
+        tls=tls,
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(alarm_session.run(), name="alarm session")]
+            await alarm_session.ready(patience_s=settings.patience_s)
+            running.append(tasks.create_task(alarms.run(alarm_session.publish), name="alarms"))
+            running.append(tasks.create_task(service.run(session), name="ingest"))
+            await session.ready(patience_s=settings.patience_s)
+            yield Ingesting(service, alarms, store)
+            session.disconnect()
+            alarm_session.disconnect()
+            for task in running:
+                task.cancel()
+    finally:
+        await service.close()
+        await store.close()
+
+
+def rules_of(settings: Settings, city: City | None) -> RuleSet:
+    """The rules that watch: those given in the settings, else those that the city names.
+
+    Raises:
+        DocumentError: A rule file is wrong or missing.
+    """
+    given = settings.rules
+    if not given and city is not None:
+        files = [Path(name) for name in city.alarms.files]
+        return load_packs(city.alarms.packs, files=files)
+    if not given:
+        return load_packs()
+    shipped = shipped_packs()
+    names = [name for name in given if name in shipped or not Path(name).suffix]
+    return load_packs(names, files=[Path(name) for name in given if name not in names])
+
+
+def _open_spool(settings: Settings) -> Spool:
+    return Spool(
+        settings.data / "spool.sqlite",
+        max_bytes=settings.spool_max_mb * 1_000_000,
+        tail_messages=2 * settings.window,
+    )
+
+
+async def _opened(store: Store, patience_s: float) -> None:
+    """Open the store, waiting for a server that is still starting."""
+    backoff = Backoff(cap_s=2.0)
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + patience_s
+    while True:
+        try:
+            await store.open()
+        except StoreUnavailable as error:
+            if loop.time() >= deadline_s:
+                raise StoreUnavailable(
+                    f"{error}; gave up after {patience_s:.0f} s: start it, or give another --store"
+                ) from error
+            await asyncio.sleep(min(backoff.delay_s(), max(0.0, deadline_s - loop.time())))
+        else:
+            return
+
+
+def _adopt_for(alarms: AlarmService) -> Receive:
+    def receive(link: Link, messages: list[Publish]) -> None:
+        for message in messages:
+            if message.retain:
+                try:
+                    alarms.adopt(message.topic.decode(), message.payload)
+                except (WireError, UnicodeDecodeError) as error:
+                    _log.warning("not an alarm of ours", why=str(error))
+        link.acknowledge([message.mid for message in messages if message.mid])
+
+    return receive

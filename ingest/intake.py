@@ -1,0 +1,250 @@
+"""From messages to validated readings: decode, check, recognise repeats, sort by fate."""
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Final, NoReturn
+
+import msgspec
+import numpy as np
+import structlog
+
+from broker.codec import Publish
+from broker.messages import PAYLOAD_MAX, Birth, ClockTick, Status, Telemetry, decode
+from broker.topics import Channel, clock_topic, parse_device_topic
+from city.cityfile import Address
+from city.clock import wall_ms
+from city.errors import PayloadError, TopicError, WireError
+from city.quantities import QUANTITIES
+from city.readings import FLAG_OF_LETTER, ReadingBatch, SeriesTable
+from ingest.clockwatch import ClockWatch
+from ingest.ledger import DeadLetter, Fate
+from ingest.spool import Message
+from ingest.store import Point, device_key
+
+_log = structlog.get_logger(__name__)
+
+_NO_TEXTS: Final[dict[str, str]] = {}
+_LAYOUTS_MAX: Final = 32
+_RINGS_TOTAL: Final = 1 << 19
+_RING_MIN: Final = 64
+_RING_MAX: Final = 1 << 15
+_DETAIL_MAX: Final = 500
+
+
+class Taken(msgspec.Struct):
+    """What became of one group of messages."""
+
+    messages: list[Message]
+    """The valid telemetry, as it came."""
+    points: list[Point]
+    """One per valid message, in the same order."""
+    batch: ReadingBatch
+    """The readings in them."""
+    duplicates: int
+    dead: list[DeadLetter]
+    births: list[tuple[Address, Birth]]
+
+
+class _Source:
+    """What intake remembers of one device that sends telemetry."""
+
+    __slots__ = ("address", "key", "layouts", "ring", "slots")
+
+    def __init__(self, address: Address, slots: int) -> None:
+        self.address = address
+        self.key = device_key(address)
+        self.layouts: dict[tuple[str, ...], tuple[int, ...]] = {}
+        self.slots = slots - 1
+        # the instants of the newest messages, by sequence number: equal means seen before
+        self.ring = array("q", bytes(8 * slots))
+
+
+class Intake:
+    """Knows every device by its topic and turns arrivals into `Taken` groups.
+
+    A repeat is a message with the sequence number and instant of one that was taken before; it is
+    recognised as long as the broker or the device could still send it again.
+    """
+
+    def __init__(self, *, devices_max: int = 200_000) -> None:
+        self.series = SeriesTable()
+        self.clock = ClockWatch()
+        self.online: set[Address] = set()
+        self._devices_max = devices_max
+        self._sources: dict[bytes, _Source] = {}
+        self._decode = msgspec.json.Decoder(Telemetry).decode
+        self._warned: set[str] = set()
+
+    @property
+    def devices(self) -> int:
+        """How many devices have sent telemetry."""
+        return len(self._sources)
+
+    def take(self, arrivals: Iterable[Sequence[Publish]]) -> Taken:  # noqa: C901, PLR0915 - the hot loop
+        """Sort `arrivals` by fate; never raises, whatever they contain."""
+        messages: list[Message] = []
+        points: list[Point] = []
+        dead: list[DeadLetter] = []
+        births: list[tuple[Address, Birth]] = []
+        duplicates = 0
+        series: list[int] = []
+        values: list[float] = []
+        instants: list[int] = []
+        lengths: list[int] = []
+        flagged: list[tuple[int, int]] = []
+        sources, decode_telemetry = self._sources, self._decode
+        earliest_ms, latest_ms = self.clock.span_ms(wall_ms())
+        for arrival in arrivals:
+            for message in arrival:
+                topic, payload = message.topic, message.payload
+                try:
+                    source = sources.get(topic)
+                    if source is None:
+                        source = self._introduce(message, births)
+                        earliest_ms, latest_ms = self.clock.span_ms(wall_ms())
+                        if source is None:
+                            continue
+                    if len(payload) > PAYLOAD_MAX:
+                        decode(Telemetry, payload)
+                    telemetry = decode_telemetry(payload)
+                    ts, found = telemetry.ts, telemetry.values
+                    if not earliest_ms <= ts <= latest_ms:
+                        _reject_instant(ts, earliest_ms, latest_ms)
+                    names = tuple(found)
+                    layout = source.layouts.get(names)
+                    if layout is None:
+                        layout = self._lay_out(source, names)
+                    texts = _NO_TEXTS
+                    if telemetry.flags:
+                        texts = _flag_texts(telemetry)
+                    slot = telemetry.seq & source.slots
+                    if source.ring[slot] == ts:
+                        duplicates += 1
+                        continue
+                    source.ring[slot] = ts
+                except Exception as error:  # noqa: BLE001 - a payload nobody foresaw stops nothing
+                    dead.append(self._dead_letter(message, error))
+                    continue
+                if texts:
+                    flagged += _flag_rows(telemetry, names, len(series))
+                messages.append((topic, payload))
+                points.append(Point(source.key, ts, found, {"seq": telemetry.seq}, texts))
+                series += layout
+                values += found.values()
+                instants.append(ts)
+                lengths.append(len(layout))
+        batch = ReadingBatch(
+            table=self.series,
+            series=np.array(series, dtype=np.int32),
+            ts=np.repeat(np.array(instants, dtype=np.int64), lengths),
+            value=np.array(values, dtype=np.float64),
+            flag=np.zeros(len(series), dtype=np.uint8),
+        )
+        for row, flag in flagged:
+            batch.flag[row] = flag
+        return Taken(messages, points, batch, duplicates, dead, births)
+
+    def revive(self, messages: Iterable[Message]) -> list[Point]:
+        """The points of messages that were found valid when they were spooled."""
+        points = []
+        for topic, payload in messages:
+            source = self._sources.get(topic) or self._source(topic)
+            telemetry = self._decode(payload)
+            texts = _flag_texts(telemetry) if telemetry.flags else _NO_TEXTS
+            seq = {"seq": telemetry.seq}
+            points.append(Point(source.key, telemetry.ts, telemetry.values, seq, texts))
+        return points
+
+    def remember(self, messages: Iterable[Message]) -> None:
+        """Recognise `messages` as repeats should they be delivered again."""
+        for topic, payload in messages:
+            source = self._sources.get(topic) or self._source(topic)
+            telemetry = self._decode(payload)
+            source.ring[telemetry.seq & source.slots] = telemetry.ts
+
+    def _introduce(self, message: Publish, births: list[tuple[Address, Birth]]) -> _Source | None:
+        """A new telemetry source; None for the messages that are no telemetry."""
+        text = message.topic.decode()
+        if text.endswith("/clock") and text == clock_topic(text.split("/")[2]):
+            self.clock.learn(decode(ClockTick, message.payload))
+            return None
+        address, channel = parse_device_topic(text)
+        if channel is Channel.TELEMETRY:
+            if len(self._sources) >= self._devices_max:
+                raise PayloadError("too-many-devices", f"at most {self._devices_max}")
+            return self._source(message.topic)
+        if channel is Channel.META and message.payload:
+            births.append((address, decode(Birth, message.payload)))
+        elif channel is Channel.STATUS and message.payload:
+            online = decode(Status, message.payload).state == "online"
+            (self.online.add if online else self.online.discard)(address)
+        return None
+
+    def _source(self, topic: bytes) -> _Source:
+        address, _ = parse_device_topic(topic.decode())
+        share = _RINGS_TOTAL // (len(self._sources) + 1)
+        slots = 1 << (max(_RING_MIN, min(_RING_MAX, share)).bit_length() - 1)
+        source = self._sources[topic] = _Source(address, slots)
+        return source
+
+    def _lay_out(self, source: _Source, names: tuple[str, ...]) -> tuple[int, ...]:
+        """The series of one combination of quantities, checked once."""
+        for name in names:
+            quantity = QUANTITIES.get(name)
+            if quantity is None or quantity.domain != source.address.domain:
+                where = source.address.domain
+                raise PayloadError("unknown-quantity", f"{name[:80]!r} in domain {where}")
+        layout = tuple(self.series.index(source.address, name) for name in names)
+        if len(source.layouts) < _LAYOUTS_MAX:
+            source.layouts[names] = layout
+        return layout
+
+    def _dead_letter(self, message: Publish, error: Exception) -> DeadLetter:
+        error = _explained(message.payload, error)
+        reason = _reason(error)
+        fate = Fate.REFUSED if reason == "too-many-devices" else Fate.QUARANTINED
+        detail = (error.detail if isinstance(error, PayloadError) else str(error))[:_DETAIL_MAX]
+        topic = message.topic.decode(errors="replace")
+        say = _log.debug if reason in self._warned else _log.warning
+        self._warned.add(reason)
+        say("message not stored", fate=fate.value, reason=reason, topic=topic[:200], detail=detail)
+        return DeadLetter(fate, reason, detail, message.topic, message.payload)
+
+
+def _explained(payload: bytes, error: Exception) -> Exception:
+    """The same error by our own name, where the decoder's was raised on the fast path."""
+    if isinstance(error, WireError):
+        return error
+    try:
+        decode(Telemetry, payload)
+    except PayloadError as known:
+        return known
+    return error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PayloadError):
+        return error.reason
+    if isinstance(error, TopicError | UnicodeDecodeError):
+        return "bad-topic"
+    return "unforeseen"
+
+
+def _reject_instant(ts: int, earliest_ms: int, latest_ms: int) -> NoReturn:
+    by_s = max(ts - latest_ms, earliest_ms - ts) / 1000
+    side = "after" if ts > latest_ms else "before"
+    detail = f"ts {ts} is {by_s:.0f} s {side} what the city's clock allows"
+    raise PayloadError("impossible-time", detail)
+
+
+def _flag_texts(telemetry: Telemetry) -> dict[str, str]:
+    flags = telemetry.flags or {}
+    for name in flags:
+        if name not in telemetry.values:
+            raise PayloadError("wrong-shape", f"flag for {name[:80]!r}, which has no value")
+    return {f"{name}_flag": letter for name, letter in flags.items()}
+
+
+def _flag_rows(telemetry: Telemetry, names: tuple[str, ...], start: int) -> list[tuple[int, int]]:
+    flags = telemetry.flags or {}
+    return [(start + names.index(name), FLAG_OF_LETTER[flag]) for name, flag in flags.items()]

@@ -1,0 +1,193 @@
+"""The ingest service: receiver -> intake -> consumers -> spool -> acknowledgement -> store."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import structlog
+from hdrh.histogram import HdrHistogram
+
+from broker.messages import Announcement
+from broker.session import Session
+from broker.topics import Channel, clock_topic, device_filter
+from city.backoff import Backoff
+from city.clock import wall_ms
+from city.errors import SpoolError
+from ingest.consumer import Consumer
+from ingest.intake import Intake, Taken
+from ingest.ledger import Ledger
+from ingest.points import alarm_point, ledger_point
+from ingest.receiver import Arrivals, Receiver
+from ingest.spool import Group, Spool
+from ingest.store import Point, Store
+from ingest.writer import Writer
+
+_log = structlog.get_logger(__name__)
+
+_QUIET_S: Final = 0.3
+_LEDGER_EVERY_S: Final = 10.0
+_HOUR_US: Final = 3_600_000_000
+
+T = TypeVar("T")
+
+
+def subscriptions(city: str = "+", district: str = "+") -> list[tuple[str, int]]:
+    """What an ingest service listens to: the clock first, then what devices say."""
+    channels = (Channel.META, Channel.STATUS, Channel.TELEMETRY)
+    filters = [clock_topic(city), *(device_filter(channel, city, district) for channel in channels)]
+    return [(topic_filter, 1) for topic_filter in filters]
+
+
+class IngestService:
+    """Takes every message in exactly once, as far as anybody can tell from the store.
+
+    What a message becomes is durable before it is acknowledged. `run` works until it is
+    cancelled; `drain` first lets it finish what has arrived.
+    """
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        store: Store,
+        consumers: Sequence[Consumer] = (),
+        intake: Intake | None = None,
+        receiver: Receiver | None = None,
+    ) -> None:
+        self.receiver = receiver or Receiver()
+        self.intake = intake or Intake()
+        self.started = spool.ledger()
+        self.accepted_us = HdrHistogram(1, _HOUR_US, 2)
+        """Arrival to acknowledgement, per message."""
+        self.stored_us = HdrHistogram(1, _HOUR_US, 2)
+        """Arrival to the store's answer, per message."""
+        self.holding: str | None = None
+        """Why messages are not acknowledged at the moment, if so."""
+        self.consumer_failures = 0
+        self._spool = spool
+        self._store = store
+        self._consumers = tuple(consumers)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self.writer = Writer(
+            store, spool, in_spool_thread=self._in_spool_thread, revive=self.intake.revive
+        )
+        self.writer.on_written = self._written
+        self._offered: dict[int, tuple[float, int]] = {}
+        self._busy = False
+
+    async def run(self, session: Session) -> None:
+        """Receive and write until cancelled; `session` must hand its messages to our receiver."""
+        await self._in_spool_thread(self._remember)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(session.run(), name="ingest session")
+            tasks.create_task(self._take_in(), name="ingest intake")
+            tasks.create_task(self.writer.run(), name="ingest writer")
+            tasks.create_task(self._report(), name="ingest ledger")
+
+    async def drain(self, *, expected: Callable[[], int] | None = None) -> None:
+        """Return when all that has arrived is in the store.
+
+        With `expected`, also wait until at least that many messages were received since the
+        start; without it, until nothing has arrived for a moment.
+        """
+        while True:
+            await asyncio.sleep(0.02)
+            quiet = time.monotonic() - self.receiver.heard_at_s > _QUIET_S
+            here = self.ledger().received >= expected() if expected else quiet
+            if here and not self._busy and not self.receiver.waiting and not self.ledger().pending:
+                await self.writer.drained()
+                return
+
+    def ledger(self) -> Ledger:
+        """The ledger since this service was started."""
+        return self._spool.ledger().since(self.started)
+
+    @property
+    def store_name(self) -> str:
+        """The store as a person would name it."""
+        return self._store.name
+
+    async def close(self) -> None:
+        """Release spool and thread."""
+        await self._in_spool_thread(self._spool.close)
+        self._thread.shutdown()
+
+    def _remember(self) -> None:
+        self.intake.remember(self._spool.recent())
+
+    async def _take_in(self) -> None:
+        while True:
+            arrivals = await self.receiver.group()
+            self._busy = True
+            try:
+                await self._accept(arrivals)
+            finally:
+                self._busy = False
+
+    async def _accept(self, arrivals: Arrivals) -> None:
+        taken = self.intake.take(arrivals.messages())
+        own = self._evaluate(taken)
+        group = Group(taken.messages, own, taken.duplicates, taken.dead)
+        if group.received or own:
+            number = await self._append(group)
+            if taken.points or own:
+                self._offered[number] = (arrivals.since_s, len(taken.points))
+                self.writer.offer(number, taken.points + own, len(taken.points))
+        arrivals.acknowledge()
+        self._record(self.accepted_us, arrivals.since_s, arrivals.count)
+
+    def _evaluate(self, taken: Taken) -> list[Point]:
+        """What the consumers make of the readings, as points to store with them."""
+        announcements: list[Announcement] = []
+        for consumer in self._consumers:
+            try:
+                for address, birth in taken.births:
+                    consumer.learn(address, birth)
+                if len(taken.batch):
+                    announcements += consumer.consume(taken.batch)
+            except Exception:  # noqa: BLE001 - the promise to the sensors does not hang on a consumer
+                self.consumer_failures += 1
+                _log.exception("a consumer failed; its batch is stored without it")
+        return [alarm_point(announcement) for announcement in announcements]
+
+    async def _append(self, group: Group) -> int:
+        """Append, waiting for room as long as it takes: until then nothing is acknowledged."""
+        backoff = Backoff(cap_s=5.0)
+        while True:
+            try:
+                number = await self._in_spool_thread(lambda: self._spool.append(group))
+            except SpoolError as error:
+                if self.holding is None:
+                    _log.error("not acknowledging: the spool takes no more", why=str(error))
+                self.holding = str(error)
+                await asyncio.sleep(backoff.delay_s())
+                continue
+            if self.holding is not None:
+                _log.info("acknowledging again: the spool has room")
+                self.holding = None
+            return number
+
+    def _written(self, number: int) -> None:
+        for offered in [n for n in self._offered if n <= number]:
+            since_s, count = self._offered.pop(offered)
+            self._record(self.stored_us, since_s, count)
+
+    @staticmethod
+    def _record(histogram: HdrHistogram, since_s: float, count: int) -> None:
+        """Count every message of a group with the delay of its oldest: an upper bound."""
+        if count:
+            histogram.record_value(max(1, int((time.monotonic() - since_s) * 1e6)), count)
+
+    async def _report(self) -> None:
+        """Store the ledger now and then, beside the readings that it counts."""
+        while True:
+            await asyncio.sleep(_LEDGER_EVERY_S)
+            point = ledger_point(self._spool.ledger(), ts=wall_ms())
+            if self.holding is None:
+                number = await self._append(Group([], [point]))
+                self.writer.offer(number, [point], 0)
+
+    async def _in_spool_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

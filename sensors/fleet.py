@@ -1,0 +1,232 @@
+"""The fleet: every device of the city on its own connection, sending when it measures."""
+
+import asyncio
+import ssl
+from collections import Counter
+from typing import Final
+
+import numpy as np
+import structlog
+
+from broker.choice import BrokerAddress
+from city.backoff import Backoff
+from city.clock import Clock
+from city.readings import Flag
+from sensors.commands import Commander
+from sensors.device import Connection, VirtualDevice
+from sensors.engine import CityEngine, Frame
+
+_log = structlog.get_logger(__name__)
+
+_SLOT_S: Final = 0.02
+_FAST_SLOT_MS: Final = 1_000
+_FAST_WAITING_PER_DEVICE: Final = 8
+_CONNECTING_MAX: Final = 256
+_CONNECT_TIMEOUT_S: Final = 10.0
+_SEND_TIMEOUT_S: Final = 30.0
+_PART_TIMEOUT_S: Final = 5.0
+_LETTERS: Final = {flag.value: flag.name for flag in Flag if flag is not Flag.N}
+
+
+class Fleet:
+    """Runs the devices of one engine against one broker."""
+
+    def __init__(
+        self,
+        engine: CityEngine,
+        clock: Clock,
+        address: BrokerAddress,
+        *,
+        password: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        keep_alive_s: int = 60,
+        window: int = 16,
+        backlog_max: int = 3_600,
+    ) -> None:
+        self.window = window
+        self.backlog_max = backlog_max
+        self.online = 0
+        self.connects = 0
+        self.messages = 0
+        self.readings = 0
+        self.acknowledged = 0
+        self.dropped = 0
+        self.late_ms_max = 0.0
+        """How far sending ever lagged behind the clock, on the wall."""
+        self.refusals: Counter[int] = Counter()
+        """CONNACK return codes other than 0."""
+        self._engine = engine
+        self._clock = clock
+        self._address = address
+        self._password = password.encode() if password is not None else None
+        self._tls = tls
+        self._keep_alive_s = keep_alive_s
+        self._commander = Commander(engine, clock)
+        self._devices = {
+            id(group): [VirtualDevice(device, self) for device in group.devices]
+            for group in engine.groups
+        }
+        self._backoffs: dict[VirtualDevice, Backoff] = {}
+        self._connecting = asyncio.Semaphore(_CONNECTING_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving = False
+
+    @property
+    def devices(self) -> list[VirtualDevice]:
+        """All devices, by group."""
+        return [device for group in self._devices.values() for device in group]
+
+    @property
+    def waiting(self) -> int:
+        """Messages that the broker has not acknowledged yet."""
+        return sum(device.waiting for device in self.devices)
+
+    async def run(self, *, until_ms: int | None = None) -> None:
+        """Connect every device and send what it measures, until that instant or for ever."""
+        for device in self.devices:
+            self._wake(device)
+        watch = asyncio.create_task(self._keep_alive(), name="fleet keep-alive")
+        try:
+            await self._send(until_ms)
+        finally:
+            watch.cancel()
+
+    async def leave(self) -> bool:
+        """Wait until all is acknowledged, say goodbye and disconnect; whether all was."""
+        done = await self._all_acknowledged(_SEND_TIMEOUT_S)
+        self._leaving = True
+        for device in self.devices:
+            if device.state is Connection.ONLINE:
+                device.goodbye()
+        done = await self._all_acknowledged(_PART_TIMEOUT_S) and done
+        for device in self.devices:
+            device.part()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return done
+
+    def now_ms(self) -> int:
+        """The simulated instant."""
+        return self._clock.now_ms()
+
+    def lost(self, device: VirtualDevice, reason: str) -> None:
+        """A device lost its connection: it tries again after a while."""
+        if self._leaving:
+            return
+        _log.debug("device lost its connection", device=device.device.name, why=reason)
+        delay_s = self._backoffs.setdefault(device, Backoff()).delay_s()
+        asyncio.get_running_loop().call_later(delay_s, self._wake, device)
+
+    def refused(self, device: VirtualDevice, code: int) -> None:
+        """The broker refused a device; it tries again, ever more slowly."""
+        if not self.refusals[code]:
+            _log.warning("the broker refuses a device", device=device.device.name, code=code)
+        self.refusals[code] += 1
+        device.abort()
+
+    def commanded(self, device: VirtualDevice, payload: bytes) -> None:
+        """A command arrived at a device."""
+        self._commander.obey(device, payload)
+
+    def _wake(self, device: VirtualDevice) -> None:
+        if self._leaving or device.state is not Connection.ASLEEP:
+            return
+        device.state = Connection.CONNECTING
+        task = asyncio.create_task(self._connect(device), name=f"connect {device.device.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, device: VirtualDevice) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._connecting, asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await loop.create_connection(
+                    lambda: device, self._address.host, self._address.port, ssl=self._tls
+                )
+        except (OSError, TimeoutError) as error:
+            device.state = Connection.ASLEEP
+            self.lost(device, str(error) or "no answer in time")
+            return
+        hello = device.hello(
+            keep_alive_s=self._keep_alive_s,
+            username=self._address.username,
+            password=self._password,
+        )
+        device.heard_at_s = loop.time()
+        device.write(hello)
+        self.connects += 1
+
+    async def _keep_alive(self) -> None:
+        """Ping the devices that have been silent, and drop those that hear nothing."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._keep_alive_s / 4)
+            now_s = loop.time()
+            for device in self.devices:
+                if device.state in {Connection.ASLEEP, Connection.GONE}:
+                    continue
+                if now_s - device.heard_at_s > self._keep_alive_s * 1.5:
+                    device.abort()
+                elif now_s - max(device.heard_at_s, device.sent_at_s) > self._keep_alive_s / 2:
+                    device.ping()
+                if device.state is Connection.ONLINE:
+                    self._backoffs.pop(device, None)
+
+    async def _send(self, until_ms: int | None) -> None:
+        clock = self._clock
+        fast = clock.as_fast_as_possible
+        slot_ms = _FAST_SLOT_MS if fast else max(1, round(_SLOT_S * 1000 * clock.speed))
+        from_ms = clock.start_ms
+        while until_ms is None or from_ms < until_ms:
+            slot_end_ms = (
+                from_ms + slot_ms if until_ms is None else min(from_ms + slot_ms, until_ms)
+            )
+            await clock.sleep_until(slot_end_ms)
+            for frame in self._engine.frames(from_ms, slot_end_ms):
+                self._measure(frame)
+            if fast:
+                await self._room()
+            else:
+                late_ms = (clock.now_ms() - slot_end_ms) / clock.speed
+                self.late_ms_max = max(self.late_ms_max, late_ms)
+            from_ms = slot_end_ms
+
+    def _measure(self, frame: Frame) -> None:
+        """Hand every row of `frame` to its device."""
+        devices = self._devices[id(frame.group)]
+        names = frame.group.quantities
+        flagged = bool(frame.flags.any())
+        absent = bool(np.isnan(frame.values).any())
+        self.messages += len(frame.rows)
+        self.readings += frame.values.size
+        samples = zip(frame.rows.tolist(), frame.ts.tolist(), frame.values.tolist(), strict=True)
+        if not flagged and not absent:
+            for row, ts, values in samples:
+                devices[row].measure(ts, dict(zip(names, values, strict=True)), None)
+            return
+        for position, (row, ts, values) in enumerate(samples):
+            flags = {
+                name: _LETTERS[flag]
+                for name, flag in zip(names, frame.flags[position].tolist(), strict=True)
+                if flag
+            }
+            present = {n: v for n, v in zip(names, values, strict=True) if v == v}  # noqa: PLR0124 - NaN is absent
+            self.readings -= len(names) - len(present)
+            flags = {name: letter for name, letter in flags.items() if name in present}
+            devices[row].measure(ts, present, flags or None)
+
+    async def _room(self) -> None:
+        """As fast as possible means as fast as the broker takes it."""
+        bound = _FAST_WAITING_PER_DEVICE * max(1, len(self.devices))
+        while self.messages - self.acknowledged - self.dropped > bound:  # noqa: ASYNC110 - counting is cheaper than waking somebody at every acknowledgement
+            await asyncio.sleep(0.001)
+
+    async def _all_acknowledged(self, patience_s: float) -> bool:
+        try:
+            async with asyncio.timeout(patience_s):
+                while any(d.waiting for d in self.devices if d.state is not Connection.GONE):  # noqa: ASYNC110 - the same
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            return False
+        return True
