@@ -1,0 +1,185 @@
+"""Alarm rules: what is watched on which devices, held against which limits of which standard."""
+
+from collections.abc import Iterable
+from datetime import date
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from alerts.lifecycle import DEEPEST_FIRST, Bound, Level, Watch
+from alerts.rulefile import LEVEL_KEYS, Grade, LimitSpec, PackSpec, RuleSpec, Severity, check_pack
+from city.documents import Document, suggestion
+from city.errors import DocumentError
+from city.quantities import QUANTITIES
+
+_SIGNIFICANT: Final = 12
+"""Digits kept of a converted limit, so that 0.3 g/m3 reads 300 mg/m3 and not 300.00000000000006."""
+
+
+class Limit(Bound, frozen=True, kw_only=True):
+    """A bound in the quantity's canonical unit, and the standard that it comes from."""
+
+    severity: Severity
+    standard: str
+    clause: str
+    grade: Grade
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """What is watched: one quantity, on devices of some kinds at plants of some kinds.
+
+    Empty kinds mean every device that measures the quantity.
+    """
+
+    id: str
+    pack: str
+    quantity: str
+    unit: str
+    device_kinds: frozenset[str]
+    plant_kinds: frozenset[str]
+    limits: tuple[Limit, ...]
+    watch: Watch
+    message: str = ""
+    message_zh: str = ""
+
+    def applies(self, device_kind: str | None, plant_kind: str | None) -> bool:
+        """Whether the rule watches such a device; None where the kind is not known or none."""
+        fits_device = not self.device_kinds or device_kind in self.device_kinds
+        fits_plant = not self.plant_kinds or plant_kind in self.plant_kinds
+        return fits_device and fits_plant
+
+    def limit(self, level: Level) -> Limit:
+        """The limit of that level, which the rule has."""
+        return next(limit for limit in self.limits if limit.level == level)
+
+
+class Pack(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules of one file, in force from the first to the last day of its validity."""
+
+    id: str
+    title: str
+    title_zh: str
+    valid_from: date | None
+    valid_until: date | None
+    note: str
+    source: str
+    rules: tuple[Rule, ...]
+
+    def remark(self, day: date) -> str | None:
+        """A sentence for people when the pack's figures are not in force on `day`."""
+        if self.valid_from is not None and day < self.valid_from:
+            return (
+                f"rule pack {self.id} is used on {day}, before it is in force ({self.valid_from})"
+            )
+        if self.valid_until is not None and day > self.valid_until:
+            return f"rule pack {self.id} is used on {day}, after its last day ({self.valid_until})"
+        return None
+
+
+class RuleSet(msgspec.Struct, frozen=True):
+    """All packs that watch one city; a rule's identifier is unique among them."""
+
+    packs: tuple[Pack, ...]
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule, in the order of the packs and their files."""
+        return tuple(rule for pack in self.packs for rule in pack.rules)
+
+    def remarks(self, day: date) -> tuple[str, ...]:
+        """What to tell people about packs that are not in force on `day`.
+
+        Such a pack is used all the same: a simulated city may live in any year, and to watch
+        nothing because of a date would be the worse surprise.
+        """
+        remarks = (pack.remark(day) for pack in self.packs)
+        return tuple(remark for remark in remarks if remark is not None)
+
+
+def shipped_packs() -> dict[str, Path]:
+    """The rule packs that come with CityEye, by name."""
+    folder = Path(str(package_files("alerts") / "packs"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_packs(names: Iterable[str] | None = None, *, files: Iterable[Path] = ()) -> RuleSet:
+    """The shipped packs of these names (None: all of them) and the rule files at these paths.
+
+    Raises:
+        DocumentError: There is no such pack, a file is wrong, or two rules have one identifier.
+    """
+    shipped = shipped_packs()
+    paths: list[Path] = []
+    for name in shipped if names is None else names:
+        if name not in shipped:
+            raise DocumentError(f"no rule pack named {name!r}; {suggestion(name, shipped)}")
+        paths.append(shipped[name])
+    rules = RuleSet(tuple(read_rules(path) for path in (*paths, *files)))
+    _check_unique(rules)
+    return rules
+
+
+def read_rules(path: Path) -> Pack:
+    """The pack in the rule file at `path`, checked as a whole."""
+    return pack_of(Document.read(path))
+
+
+def pack_of(document: Document) -> Pack:
+    """The pack in `document`, checked as a whole."""
+    spec = check_pack(document)
+    return Pack(
+        id=spec.pack,
+        title=spec.title,
+        title_zh=spec.title_zh,
+        valid_from=spec.valid_from,
+        valid_until=spec.valid_until,
+        note=spec.note,
+        source=document.name,
+        rules=tuple(_rule(spec, rule) for rule in spec.rules),
+    )
+
+
+def _rule(pack: PackSpec, spec: RuleSpec) -> Rule:
+    given = {LEVEL_KEYS[key]: limit for key, limit in spec.limits().items()}
+    levels = (level for level in DEEPEST_FIRST if level in given)
+    limits = tuple(_limit(pack, spec, level, given[level]) for level in levels)
+    return Rule(
+        id=spec.id,
+        pack=pack.pack,
+        quantity=spec.quantity,
+        unit=QUANTITIES[spec.quantity].unit,
+        device_kinds=frozenset(spec.device_kinds or ()),
+        plant_kinds=frozenset(spec.plant_kinds or ()),
+        limits=limits,
+        watch=Watch(limits, round(1000 * spec.on_delay_s), round(1000 * spec.off_delay_s)),
+        message=spec.message,
+        message_zh=spec.message_zh,
+    )
+
+
+def _limit(pack: PackSpec, rule: RuleSpec, level: Level, spec: LimitSpec) -> Limit:
+    return Limit(
+        level=level,
+        limit=_converted(rule, spec.limit),
+        deadband=_converted(rule, spec.deadband),
+        severity=spec.severity,
+        standard=spec.standard or rule.standard or pack.standard,
+        clause=spec.clause or rule.clause or "",
+        grade=spec.grade or rule.grade or pack.grade,
+    )
+
+
+def _converted(rule: RuleSpec, value: float) -> float:
+    return float(f"{rule.canonical(value):.{_SIGNIFICANT}g}")
+
+
+def _check_unique(rules: RuleSet) -> None:
+    sources: dict[str, str] = {}
+    for pack in rules.packs:
+        for rule in pack.rules:
+            if rule.id in sources:
+                problem = f"rule {rule.id!r} stands in {sources[rule.id]} too; rename one of them"
+                raise DocumentError(f"{pack.source}: {problem}")
+            sources[rule.id] = pack.source
