@@ -3,6 +3,7 @@
 Times are milliseconds since the epoch, UTC, on the simulated clock.
 """
 
+import re
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -12,6 +13,9 @@ from city.errors import PayloadError
 
 PAYLOAD_MAX: Final = 65_536
 """Largest payload that is decoded [bytes]."""
+
+_NOT_FINITE: Final = re.compile(rb"[\[:,]\s*[+-]?(nan|inf(inity)?)\s*[\],}]", re.IGNORECASE)
+"""A number as JSON does not know it."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -140,8 +144,8 @@ def decode(kind: type[T], payload: bytes) -> T:
         reason = "not-finite" if "out of range" in str(error) else "wrong-shape"
         raise PayloadError(reason, str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        literal = any(word in payload for word in (b"NaN", b"Infinity", b"nan", b"inf"))
-        raise PayloadError("not-finite" if literal else "not-json", str(error)) from error
+        reason = "not-finite" if _NOT_FINITE.search(payload) else "not-json"
+        raise PayloadError(reason, str(error)) from error
     return message
 
 

@@ -91,7 +91,9 @@ def parse_alarm_topic(topic: str) -> tuple[Address, str]:
     if len(levels) != _ALARM_LEVELS or not topic.startswith(ROOT + "/") or levels[4] != "alarms":
         raise TopicError(f"not an alarm topic: {topic[:200]!r}")
     city, district, _, domain, site, device, rule = levels[2:]
-    _check(topic, city, district, domain, site, device, rule)
+    if domain not in _DOMAINS:
+        raise TopicError(f"unknown domain {domain[:80]!r} in {topic[:200]!r}")
+    _check(topic, city, district, site, device, rule)
     return Address(city, district, domain, site, device), rule
 
 

@@ -155,7 +155,7 @@ class City(_Strict, frozen=True, kw_only=True):
     city: Identifier
     name: str = ""
     name_zh: str = ""
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 1
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 1
     timezone: str = "Asia/Shanghai"
     start: datetime | None = None
     """Where simulated time begins when it does not follow the wall clock."""
@@ -221,7 +221,7 @@ def check_city(document: Document) -> City:
     _check_identifier(document, ("city",), city.city)
     try:
         ZoneInfo(city.timezone)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):
         document.fail(("timezone",), f"unknown time zone {city.timezone!r}; use an IANA name")
     if city.start is not None and city.start.tzinfo is None:
         document.fail(("start",), "has no offset from UTC; write e.g. 2026-06-01T08:00:00+08:00")

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -15,7 +16,7 @@ T = TypeVar("T")
 Path_ = tuple[str | int, ...]
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`")
-_AT = re.compile(r" - at `(?P<path>\$[^`]*|key in [^`]*)`$")
+_AT = re.compile(r" - at (?P<key>`key` in )?`(?P<path>\$[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
@@ -48,6 +49,8 @@ class Document:
             raise DocumentError(f"{name}{line}: not valid YAML: {error.problem}") from error
         except (yaml.YAMLError, ValueError) as error:
             raise DocumentError(f"{name}: not valid YAML: {error}") from error
+        except RecursionError as error:
+            raise DocumentError(f"{name}: nested too deeply, or in itself") from error
 
     @classmethod
     def read(cls, path: Path) -> "Document":
@@ -70,7 +73,8 @@ class Document:
             DocumentError: Names the path, what was found and the nearest known key.
         """
         if not isinstance(self.content, dict):
-            self.fail((), f"expected a mapping of keys, found {type(self.content).__name__}")
+            found = "nothing" if self.content is None else type(self.content).__name__
+            self.fail((), f"expected a mapping of keys, found {found}")
         try:
             return msgspec.convert(self.content, kind)
         except msgspec.ValidationError as error:
@@ -108,6 +112,11 @@ class Document:
         for mapping in _mappings(root):
             seen: set[str] = set()
             for key, _ in mapping.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    line = key.start_mark.line + 1
+                    raise DocumentError(
+                        f"{self.name}:{line}: a key is a word, not a list or mapping"
+                    )
                 if key.value in seen:
                     line = key.start_mark.line + 1
                     raise DocumentError(f"{self.name}:{line}: key {key.value!r} stands twice")
@@ -125,7 +134,12 @@ class Document:
             fields = _fields_at(kind, path)
             self.fail((*path, key), f"unknown key {key!r}; {suggestion(key, fields)}")
         found = self._value_at(path)
-        shown = "" if isinstance(found, dict | list) else f" (found {found!r})"
+        if match and match["key"]:
+            shown = " as a key; put it in quotes"
+        elif isinstance(found, date):
+            shown = f" (found {found})"
+        else:
+            shown = "" if isinstance(found, dict | list) else f" (found {found!r})"
         self.fail(path, problem[0].lower() + problem[1:] + shown)
 
     def _value_at(self, path: Path_) -> Any:
@@ -138,14 +152,19 @@ class Document:
         return value
 
 
-def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        for _, value in node.value:
-            yield from _mappings(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _mappings(value)
+def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    """Every mapping below `root`, each once: an alias stands for the same node again."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            yield node
+            waiting += [part for pair in reversed(node.value) for part in reversed(pair)]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += reversed(node.value)
 
 
 def _steps(raw: str) -> Path_:

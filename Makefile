@@ -1,0 +1,76 @@
+# CityEye: `make` prints the targets. Every target works from a fresh checkout.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# passed through to `cityeye`; empty ones are left out
+CITY  ?=
+SPEED ?=
+FOR   ?=
+BROKER ?=
+STORE ?=
+ARGS  ?=
+OPTIONS = $(if $(CITY),--city $(CITY)) $(if $(SPEED),--speed $(SPEED)) $(if $(FOR),--for $(FOR)) \
+          $(if $(BROKER),--broker $(BROKER)) $(if $(STORE),--store $(STORE)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check fix bench services clean
+
+help: ## print this list
+	@echo "CityEye"; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make run CITY=lanting SPEED=20 FOR=10m BROKER=mosquitto STORE=influxd ARGS='--json'"
+
+setup: $(VENV)/run.stamp ## make the environment in .venv (run and test do it themselves)
+
+run: $(VENV)/run.stamp ## run the default city: broker, sensors, ingest, alarms
+	@$(BIN)/cityeye run $(OPTIONS)
+
+test: $(VENV)/dev.stamp ## run all tests; those that need a server that is not installed say so
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp ## judge: format, lint, types, import contract
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fix: $(VENV)/dev.stamp ## mend what the tools can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.stamp ## measure the chain and its parts on this machine
+	@$(BIN)/python bench/chain.py $(ARGS)
+
+services: ## install Mosquitto and InfluxDB for real (Debian and Ubuntu)
+	@if command -v apt-get >/dev/null; then \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -q && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+	    mosquitto mosquitto-clients influxdb influxdb-client victoria-metrics; \
+	else \
+	  echo "This is no Debian or Ubuntu. Install by your system's means:"; \
+	  echo "  Mosquitto 2 (https://mosquitto.org/download): mosquitto, mosquitto_sub"; \
+	  echo "  InfluxDB 1.x (https://docs.influxdata.com/influxdb/v1): influxd, influx"; \
+	  echo "CityEye finds them on PATH; 'cityeye doctor' says what it sees."; \
+	fi
+
+clean: ## remove the environment, caches and the data of runs
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache cityeye-data bench/out
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("CityEye needs Python 3.11 or newer, %s is %s; try make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]) if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV) (once; a minute or two, most of it downloads) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,156 @@
+"""The store on an InfluxDB 1.x server, and one on a server of our own."""
+
+import base64
+import io
+from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from city.errors import StoreError, StoreUnavailable
+from ingest.influxd import PrivateInfluxd
+from ingest.influxhttp import Series, Server, parse_answer, quoted, read_points
+from ingest.lineprotocol import encode
+from ingest.store import Point
+
+DATABASE: Final = "cityeye"
+"""The database of a server of our own."""
+
+
+class Influx1Store:
+    """Points in a database of an InfluxDB 1.x server.
+
+    Args:
+        url: Where the server answers, e.g. `http://127.0.0.1:8086`.
+        database: Made when it is missing and we may make it.
+        user: Who writes, on a server that asks; `password` with it.
+        timeout_s: How long one request may take.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        database: str,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self.name = f"InfluxDB 1.x at {url}, database {database}"
+        self.timeout_s = timeout_s
+        self._url = url
+        self._database = database
+        self._headers = _login(user, password or "") if user else {}
+        self._server = Server(
+            name=self.name,
+            credentials="CITYEYE_STORE_USER and CITYEYE_STORE_PASSWORD",
+            place=f"database {database!r}",
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Connect and make the database if it is missing."""
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=self.timeout_s)
+            self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        try:
+            await self._create_database()
+            await self._write(b"")
+        except BaseException:
+            await self.close()
+            raise
+
+    async def write(self, points: Sequence[Point]) -> None:
+        """Keep every point, or raise; what a refused batch holds besides is mostly kept."""
+        if points:
+            await self._write(encode(points))
+
+    async def read(
+        self, measurement: str, start_ms: int, stop_ms: int, *, limit: int = 10_000
+    ) -> list[Point]:
+        """The points of `measurement` with `start_ms <= ts < stop_ms`, oldest first."""
+        return await read_points(self._query, measurement, start_ms, stop_ms, limit)
+
+    async def close(self) -> None:
+        """Release the connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _write(self, lines: bytes) -> None:
+        """Write once more with the database made anew if somebody has dropped it."""
+        status, body, retry_after = await self._post_lines(lines)
+        if status == HTTPStatus.NOT_FOUND and b"database not found" in body:
+            await self._create_database()
+            status, body, retry_after = await self._post_lines(lines)
+        self._server.check(status, body, retry_after)
+
+    async def _post_lines(self, lines: bytes) -> tuple[int, bytes, str | None]:
+        query = {"db": self._database, "precision": "ms", "consistency": "all"}
+        return await self._post("/write", query, io.BytesIO(lines))
+
+    async def _create_database(self) -> None:
+        """Make the database; a user who may only write to it finds it made."""
+        statement = f"CREATE DATABASE {quoted(self._database)}"
+        status, body, retry_after = await self._post("/query", {}, {"q": statement})
+        if status == HTTPStatus.FORBIDDEN:
+            return
+        self._server.check(status, body, retry_after)
+        parse_answer(self._server, body)
+
+    async def _query(self, statement: str) -> list[Series]:
+        query = {"db": self._database, "epoch": "ms"}
+        status, body, retry_after = await self._post("/query", query, {"q": statement})
+        self._server.check(status, body, retry_after)
+        return parse_answer(self._server, body)
+
+    async def _post(
+        self, path: str, query: dict[str, str], data: io.BytesIO | dict[str, str]
+    ) -> tuple[int, bytes, str | None]:
+        if self._session is None:
+            raise StoreError(f"{self.name} is not open")
+        with self._server.reaching():
+            async with self._session.post(self._url + path, params=query, data=data) as answer:
+                return answer.status, await answer.read(), answer.headers.get("Retry-After")
+
+
+class PrivateInfluxStore(Influx1Store):
+    """Points in an InfluxDB 1.x server that starts and stops with the store.
+
+    Args:
+        directory: Where the server keeps its files.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.influxd = PrivateInfluxd(directory)
+        super().__init__(self.influxd.url, DATABASE)
+        self.name = f"private {self.name}, files in {directory}"
+
+    async def open(self) -> None:
+        """Start the server and make the database."""
+        await self.influxd.start()
+        try:
+            await super().open()
+        except BaseException:
+            await self.influxd.stop()
+            raise
+
+    async def write(self, points: Sequence[Point]) -> None:
+        """Keep every point, or raise; a server that has died is started again."""
+        if self._session is not None and not self.influxd.running:
+            try:
+                await self.influxd.start()
+            except StoreError as error:
+                raise StoreUnavailable(f"{self.name} has ended: {error}") from error
+        await super().write(points)
+
+    async def close(self) -> None:
+        """Release the connection and stop the server."""
+        await super().close()
+        await self.influxd.stop()
+
+
+def _login(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
