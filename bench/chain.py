@@ -134,7 +134,7 @@ def step(
         was, spent, at_s = now, used, now_s
     count = max(1, was[0] - first[0])
     behind = was[0] - was[1]
-    end = json.loads(fleet.communicate(timeout=QUIET_S)[0])
+    end: dict[str, Any] = json.loads(fleet.communicate(timeout=QUIET_S)[0])
     _drain(ledger)
     each = {name: (spent[name] - first_spent[name]) / count * 1e6 for name in running}
     print(

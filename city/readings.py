@@ -34,7 +34,7 @@ class Flag(IntEnum):
 FLAG_OF_LETTER: Final = {flag.name: flag for flag in Flag}
 
 
-class Series(msgspec.Struct, frozen=True):
+class Series(msgspec.Struct, frozen=True, cache_hash=True):
     """One quantity of one device."""
 
     address: Address

@@ -12,7 +12,7 @@ import msgspec
 from city.cityfile import Address
 
 
-class PointKey(msgspec.Struct, frozen=True):
+class PointKey(msgspec.Struct, frozen=True, cache_hash=True):
     """The measurement and tags that a point belongs to; tags are sorted by name."""
 
     measurement: str

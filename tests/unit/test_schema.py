@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import (  # type: ignore[import-untyped]  # it has no types of its own
+from jsonschema import (
     Draft7Validator,
     ValidationError,
 )
