@@ -16,6 +16,7 @@ import msgspec
 
 from city.documents import Document, suggestion
 from city.errors import DocumentError
+from city.events import EVENT_KINDS, Aim, EventKind
 from city.kinds import DEVICE_KINDS, PLANT_KINDS, DeviceKind, PlantKind
 from city.quantities import Domain
 
@@ -42,11 +43,50 @@ class District(_Strict, frozen=True, kw_only=True):
     name_zh: str = ""
 
 
+class Stack(_Strict, frozen=True, kw_only=True):
+    """Where a plant's flue gas leaves; at the site's position unless it has its own."""
+
+    height_m: Annotated[float, msgspec.Meta(gt=0, le=400)] = 60.0
+    diameter_m: Annotated[float, msgspec.Meta(gt=0, le=20)] = 3.0
+    position: Position | None = None
+
+
+class Outfall(_Strict, frozen=True, kw_only=True):
+    """Where a plant's wastewater enters the river."""
+
+    river_km: Annotated[float, msgspec.Meta(ge=0)]
+
+
 class Plant(_Strict, frozen=True, kw_only=True):
     """The enterprise at an emission site."""
 
     kind: str
     load: Annotated[float, msgspec.Meta(ge=0, le=1.2)] = 0.8
+    stack: Stack | None = None
+    """None: of no consequence for the air stations."""
+    outfall: Outfall | None = None
+    """None: into the sewer, of no consequence for the river stations."""
+
+
+class Reach(_Strict, frozen=True, kw_only=True):
+    """A stretch of river with one cross-section, down to `to_km` from the head."""
+
+    to_km: Annotated[float, msgspec.Meta(gt=0)]
+    velocity_m_s: Annotated[float, msgspec.Meta(gt=0, le=5)] = 0.4
+    depth_m: Annotated[float, msgspec.Meta(gt=0, le=50)] = 2.0
+    width_m: Annotated[float, msgspec.Meta(gt=0, le=5000)] = 40.0
+    slope: Annotated[float, msgspec.Meta(gt=0, le=0.1)] = 0.0003
+
+
+class River(_Strict, frozen=True, kw_only=True):
+    """The river through the city, from its head; the last reach ends the river."""
+
+    reaches: Annotated[tuple[Reach, ...], msgspec.Meta(min_length=1)] = (Reach(to_km=40.0),)
+
+    @property
+    def length_km(self) -> float:
+        """Where the river leaves the city's concern."""
+        return self.reaches[-1].to_km
 
 
 class DeviceSpec(_Strict, frozen=True, kw_only=True):
@@ -83,27 +123,17 @@ class Event(_Strict, frozen=True, kw_only=True):
     target: str
     at_s: Seconds
     for_s: Annotated[float, msgspec.Meta(gt=0)]
-    strength: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    quantity: str | None = None
+    """For faults and frauds: the one quantity that is changed; default: all that can be."""
+    params: dict[str, float] = {}
     note: str = ""
 
-
-class EventKind(msgspec.Struct, frozen=True):
-    """A kind of event and the domain of the site it happens at."""
-
-    id: str
-    domain: Domain
-    sentence: str
-
-
-EVENT_KINDS: Final = {
-    kind.id: kind
-    for kind in (
-        EventKind("gas-leak", Domain.GAS, "Gas escapes at a device's junction"),
-        EventKind("treatment-failure", Domain.EMISSION, "A plant's treatment unit fails"),
-        EventKind("spill", Domain.WATER, "Untreated sewage enters the river at a station"),
-        EventKind("smog", Domain.AIR, "Stagnant air: pollutants pile up at a station"),
-    )
-}
+    def param(self, name: str) -> float:
+        """The parameter's value, its kind's default where the file gives none."""
+        parameter = EVENT_KINDS[self.kind].parameter(name)
+        if parameter is None:
+            raise KeyError(f"{self.kind} has no parameter {name!r}")
+        return self.params.get(name, parameter.default)
 
 
 class Gas(_Strict, frozen=True, kw_only=True):
@@ -160,9 +190,14 @@ class City(_Strict, frozen=True, kw_only=True):
     start: datetime | None = None
     """Where simulated time begins when it does not follow the wall clock."""
     position: Position = (119.97, 31.82)
+    extent_km: Annotated[float, msgspec.Meta(gt=0, le=500)] = 30.0
+    """Sites and stacks lie within this distance of `position`, north, south, east and west."""
     districts: tuple[District, ...]
     sites: tuple[Site, ...]
     events: tuple[Event, ...] = ()
+    rates: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
+    """Faults that are drawn: events per device and year, by kind."""
+    river: River = River()
     gas: Gas = Gas()
     alarms: Alarms = Alarms()
 
