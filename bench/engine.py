@@ -29,7 +29,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     print(f"{_cpu()}, {platform.system()} {platform.machine()}, one thread")
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {repeats} runs each\n")
-    print("Whole intervals of 60 s, all ten kinds of device")
+    print("Whole intervals of 60 s, all kinds of device")
     for size in SIZES:
         _whole_intervals(size, repeats)
     print(f"\nSlices of {SLICE_MS} ms, interval 1 s, four values per message")

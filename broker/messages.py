@@ -118,10 +118,31 @@ class AlarmEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     message_zh: str = ""
 
 
+class TruthRecord(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What really happened: one event of the simulated city, for whoever scores detectors.
+
+    `devices` are `site/device`, `site/*` for all of a site, or `*`; of these, the event affects
+    those that measure one of `quantities`. Without `end` it lasts for ever.
+    """
+
+    id: str
+    kind: str
+    layer: Literal["world", "instrument", "fraud"]
+    cause: Literal["scripted", "drawn", "commanded"]
+    start: Instant
+    end: Instant | None = None
+    target: str = ""
+    devices: tuple[str, ...] = ()
+    quantities: tuple[str, ...] = ()
+    expected: str = ""
+    params: dict[str, float] = {}
+    note: str = ""
+
+
 ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final[dict[type[msgspec.Struct], msgspec.json.Decoder[Any]]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (Telemetry, Status, Birth, Command, Reply, ClockTick, AlarmEvent)
+    for kind in (Telemetry, Status, Birth, Command, Reply, ClockTick, AlarmEvent, TruthRecord)
 }
 
 

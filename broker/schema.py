@@ -18,6 +18,7 @@ from broker.messages import (
     Reply,
     Status,
     Telemetry,
+    TruthRecord,
 )
 from broker.topics import ROOT, Channel
 from city.cityfile import IDENTIFIER, IDENTIFIER_MAX
@@ -59,6 +60,8 @@ TOPICS: Final = (
           "The alarm that a rule raised on a device; an empty message when it is gone."),
     Topic("clock", f"{ROOT}/{{city}}/clock", ClockTick, False, True,
           "Simulated time, speed and seed of the city."),
+    Topic("truth", f"{ROOT}/{{city}}/truth", TruthRecord, False, False,
+          "Ground truth of one event; only the scorer may read it."),
 )  # fmt: skip
 
 _PARAMETERS: Final = {

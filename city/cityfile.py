@@ -4,24 +4,26 @@ A `City` is the content of one YAML file, checked as a whole: what is loaded is 
 no other part checks identifiers, kinds or references again.
 """
 
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import msgspec
 
+from city import citycheck
 from city.documents import Document, suggestion
 from city.errors import DocumentError
-from city.events import EVENT_KINDS, Aim, EventKind
+from city.events import EVENT_KINDS
 from city.kinds import DEVICE_KINDS, PLANT_KINDS, DeviceKind, PlantKind
 from city.quantities import Domain
 
-IDENTIFIER: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+IDENTIFIER: Final = citycheck.IDENTIFIER
 IDENTIFIER_MAX: Final = 64
+GENERATED: Final = "synthetic"
+"""How the name of a generated city begins: `synthetic:2000`."""
 
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=IDENTIFIER_MAX)]
 Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
@@ -120,7 +122,8 @@ class Event(_Strict, frozen=True, kw_only=True):
 
     id: Identifier
     kind: str
-    target: str
+    target: str = ""
+    """`site` or `site/device`; an event that happens to the whole city needs none."""
     at_s: Seconds
     for_s: Annotated[float, msgspec.Meta(gt=0)]
     quantity: str | None = None
@@ -223,18 +226,25 @@ class City(_Strict, frozen=True, kw_only=True):
 
 
 def load_city(name_or_path: str) -> City:
-    """The city of that name among the shipped ones, or the file at that path.
+    """The city of that name among the shipped ones, a generated one, or the file at that path.
+
+    `synthetic:2000` is a generated city of 2,000 devices; `synthetic:2500:air-micro,air-gas` has
+    devices of those kinds only.
 
     Raises:
-        DocumentError: There is no such city, or its file is wrong; the text says where and what
-            is allowed.
+        InputError: There is no such city, or its file is wrong; the text says where and what is
+            allowed.
     """
     shipped = shipped_cities()
     if name_or_path in shipped:
         return read_city(shipped[name_or_path])
+    if name_or_path.partition(":")[0] == GENERATED:
+        from city.synthetic import named_city  # noqa: PLC0415 - it builds on this module
+
+        return named_city(name_or_path)
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"} and not path.exists():
-        names = suggestion(name_or_path, shipped)
+        names = suggestion(name_or_path, [*shipped, f"{GENERATED}:2000"])
         raise DocumentError(f"no city named {name_or_path!r}; {names}; or give a .yaml file")
     return read_city(path)
 
@@ -253,72 +263,5 @@ def read_city(path: Path) -> City:
 def check_city(document: Document) -> City:
     """The city in `document`, checked as a whole."""
     city = document.convert(City)
-    _check_identifier(document, ("city",), city.city)
-    try:
-        ZoneInfo(city.timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        document.fail(("timezone",), f"unknown time zone {city.timezone!r}; use an IANA name")
-    if city.start is not None and city.start.tzinfo is None:
-        document.fail(("start",), "has no offset from UTC; write e.g. 2026-06-01T08:00:00+08:00")
-    districts = _unique(document, "districts", [district.id for district in city.districts])
-    _unique(document, "sites", [site.id for site in city.sites])
-    for index, site in enumerate(city.sites):
-        _check_site(document, ("sites", index), site, districts)
-    _unique(document, "events", [event.id for event in city.events])
-    for index, event in enumerate(city.events):
-        _check_event(document, ("events", index), event, city)
+    citycheck.check_content(document, city)
     return city
-
-
-def _check_site(document: Document, path: tuple[str, int], site: Site, known: set[str]) -> None:
-    if site.district not in known:
-        problem = f"unknown district {site.district!r}; {suggestion(site.district, known)}"
-        document.fail((*path, "district"), problem)
-    if site.plant and site.plant.kind not in PLANT_KINDS:
-        problem = f"unknown plant kind {site.plant.kind!r}; "
-        document.fail((*path, "plant", "kind"), problem + suggestion(site.plant.kind, PLANT_KINDS))
-    if (site.plant is not None) != (site.domain is Domain.EMISSION):
-        needs = "needs a plant" if site.plant is None else "has a plant"
-        document.fail(path, f"a site of domain {site.domain.value!r} {needs}; "
-                            "emission sites have one, others none")  # fmt: skip
-    seen: set[str] = set()
-    for index, device in enumerate(site.devices):
-        where = (*path, "devices", index)
-        _check_identifier(document, (*where, "id"), device.id)
-        if device.id in seen:
-            document.fail((*where, "id"), f"device {device.id!r} stands twice at site {site.id!r}")
-        seen.add(device.id)
-        kinds = {name for name, kind in DEVICE_KINDS.items() if kind.domain is site.domain}
-        if device.kind not in kinds:
-            problem = f"unknown device kind {device.kind!r} for domain {site.domain.value!r}; "
-            document.fail((*where, "kind"), problem + suggestion(device.kind, kinds))
-        if device.junction is not None and site.domain is not Domain.GAS:
-            document.fail((*where, "junction"), "only gas devices sit on a junction")
-
-
-def _check_event(document: Document, path: tuple[str, int], event: Event, city: City) -> None:
-    if event.kind not in EVENT_KINDS:
-        problem = f"unknown event kind {event.kind!r}; {suggestion(event.kind, EVENT_KINDS)}"
-        document.fail((*path, "kind"), problem)
-    domain = EVENT_KINDS[event.kind].domain
-    targets = {site.id for site in city.sites if site.domain is domain}
-    targets |= {device.name for device in city.devices() if device.kind.domain is domain}
-    if event.target not in targets:
-        problem = f"no {domain.value} site or site/device {event.target!r}; "
-        document.fail((*path, "target"), problem + suggestion(event.target, targets))
-
-
-def _unique(document: Document, key: str, ids: list[str]) -> set[str]:
-    seen: set[str] = set()
-    for index, identifier in enumerate(ids):
-        _check_identifier(document, (key, index, "id"), identifier)
-        if identifier in seen:
-            document.fail((key, index, "id"), f"identifier {identifier!r} stands twice")
-        seen.add(identifier)
-    return seen
-
-
-def _check_identifier(document: Document, path: tuple[str | int, ...], identifier: str) -> None:
-    if not IDENTIFIER.fullmatch(identifier):
-        allowed = "small letters, digits and inner hyphens"
-        document.fail(path, f"identifier {identifier!r} is not allowed; use {allowed}")

@@ -64,6 +64,8 @@ _DEVICE_ROWS: Final = (
     DeviceKind("outfall", Domain.EMISSION, "Outfall monitor", "污水排放监测仪",
                "CE-OF6", ("effluent_flow", "effluent_ph", "effluent_cod", "effluent_ammonia_n",
                           "effluent_total_p", "effluent_total_n"), 5.0),
+    DeviceKind("plant-meter", Domain.EMISSION, "Production and power meter", "生产用电工况监测仪",
+               "CE-PM2", ("plant_load", "plant_power"), 5.0),
 )  # fmt: skip
 DEVICE_KINDS: Final = {row.id: row for row in _DEVICE_ROWS}
 

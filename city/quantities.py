@@ -65,6 +65,8 @@ _UNITS: Final = (
     Unit("m3/h", "flow", 1.0 / 3600.0),
     Unit("m3/s", "flow", 1.0),
     Unit("L/s", "flow", 1e-3),
+    Unit("kW", "power", 1.0),
+    Unit("MW", "power", 1e3),
 )
 UNITS: Final = {unit.symbol: unit for unit in _UNITS}
 
@@ -115,6 +117,9 @@ _ROWS: Final = (
     ("effluent_ammonia_n", Domain.EMISSION, "Wastewater ammonia nitrogen", "污水氨氮", "mg/L", "w21003", 2, 0, 2000),
     ("effluent_total_p", Domain.EMISSION, "Wastewater total phosphorus", "污水总磷", "mg/L", "w21011", 2, 0, 500),
     ("effluent_total_n", Domain.EMISSION, "Wastewater total nitrogen", "污水总氮", "mg/L", "w21001", 2, 0, 2000),
+    # plant operation: auxiliary signals, for which HJ 212-2017 has no codes; load is a share of the rated
+    ("plant_load", Domain.EMISSION, "Production load", "生产负荷", "%", "", 1, 0, 150),
+    ("plant_power", Domain.EMISSION, "Electric power", "用电功率", "kW", "", 1, 0, 500000),
 )  # fmt: skip
 
 QUANTITIES: Final = {row[0]: Quantity(*row) for row in _ROWS}

@@ -4,47 +4,34 @@ A sample is a pure function of the city file, the seed, the start, its instant a
 given so far. How time is cut into slices, and the city into shards, changes nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.messages import TruthRecord
 from city.cityfile import City, Device, Position
+from city.documents import suggestion
 from city.errors import InputError
+from city.events import Parameter
 from city.quantities import Domain
-from sensors.air import AirField
-from sensors.fields import Field, Group, Probe
-from sensors.gas import GOLDEN, GasField
-from sensors.instruments import Instruments
-from sensors.plants import PlantsField
-from sensors.randomness import Lanes
-from sensors.river import RiverField
+from sensors.events import FOR_EVER_MS
+from sensors.fields import Group
+from sensors.sampler import Frame, Sampler
+from sensors.truth import commanded_record, drawn_record, scripted_records
+from sensors.world import World
 
-__all__ = ["CityEngine", "Frame", "Group"]
+__all__ = ["ORDERS", "CityEngine", "Frame", "Group", "Order"]
 
-TILE_ROWS: Final = 4096
-"""Samples computed at once: enough to hide what a call costs, few enough for the cache."""
+CALIBRATION_MS: Final = 600_000
+"""How long a calibration takes that a command starts."""
 
-_TILES_KEPT: Final = 2
+_GOLDEN: Final = 0.6180339887498949
+"""Multiples of it, modulo 1, are spread evenly however many there are."""
 _PLASTIC: Final = 0.7548776662466927
-"""Spreads the groups' phases against one another, as `GOLDEN` does the devices of one."""
-
-
-class Frame(msgspec.Struct, frozen=True, eq=False):
-    """Samples of one group, in the order of their instants; the arrays are read-only.
-
-    `rows` (indices into `group.devices`) and `ts` (milliseconds since the epoch, UTC) have the
-    shape (m,); `values` (canonical units, rounded, NaN where there is no value) and `flags`
-    (`city.readings.Flag`) have the shape (m, q).
-    """
-
-    group: Group
-    rows: NDArray[np.int64]
-    ts: NDArray[np.int64]
-    values: NDArray[np.float64]
-    flags: NDArray[np.uint8]
+"""Spreads the groups' phases against one another, as the golden ratio does one group's devices."""
 
 
 class CityEngine:
@@ -53,54 +40,54 @@ class CityEngine:
     def __init__(
         self, city: City, *, seed: int, start_ms: int, shard: tuple[int, int] = (0, 1)
     ) -> None:
-        """Prepare the fields; with gas devices, this solves the network and takes seconds.
+        """Prepare the world; with gas devices, this solves the network and takes seconds.
 
         `start_ms` is the instant from which the city's events count. `shard` is (number, of how
         many): shards divide every group evenly.
 
         Raises:
-            InputError: The shard does not exist, or the city names a gas network or junction that
-                does not.
+            InputError: The shard does not exist, the city names a gas network or junction that
+                does not, or gives a rate for what is not drawn.
         """
         number, count = shard
         if not 0 <= number < count:
             raise InputError(f"shard {number} of {count} does not exist; count from 0")
         devices = list(city.devices())
-        self._fields = _fields(city, devices, seed=seed, start_ms=start_ms)
-        self._position = city.position
+        self._city = city
+        self._start_ms = start_ms
+        self._first_shard = number == 0
+        self.world = World(city, seed=seed, start_ms=start_ms)
         self.groups = _groups(devices, shard)
+        self._known = {device.name: device for device in devices}
+        self._records: list[TruthRecord] = []
         self._samplers = [
-            _Sampler(group, self._fields[group.kind.domain].probe(group), seed)
+            Sampler(city, group, self.world.probe(group), seed=seed, start_ms=start_ms)
             for group in self.groups
         ]
 
-    def frames(self, from_ms: int, until_ms: int) -> Iterator[Frame]:
-        """All samples with `from_ms <= ts < until_ms`, group by group, in small frames."""
-        for sampler in self._samplers:
-            yield from sampler.frames(from_ms, until_ms)
+    def frames(self, from_ms: int, until_ms: int, *, with_truth: bool = False) -> Iterator[Frame]:
+        """All samples taken from `from_ms` to before `until_ms`, group by group.
 
-    def valve_position(self, device_name: str, ts_ms: int) -> float:
-        """Where the valve `site/device` stands at `ts_ms` [% open].
-
-        Raises:
-            InputError: There is no such valve.
+        The longer the span, the larger the frames, up to some thousand samples each.
         """
-        return self._gas(device_name).valves.position(device_name, ts_ms)
-
-    def set_valve(self, device_name: str, position_percent: float, ts_ms: int) -> int:
-        """Command the valve `site/device` to a position [% open] and return when it arrives [ms].
-
-        It travels at constant speed. Samples already taken keep what they showed. Shards agree
-        only when each of them is told, whichever has the valve.
-
-        Raises:
-            InputError: There is no such valve, or the position is not within 0 to 100.
-        """
-        arrives_ms = self._gas(device_name).set_valve(device_name, position_percent, ts_ms)
         for sampler in self._samplers:
-            if sampler.group.kind.domain is Domain.GAS:
-                sampler.forget()
-        return arrives_ms
+            yield from sampler.frames(from_ms, until_ms, with_truth=with_truth)
+
+    def truths(self, from_ms: int, until_ms: int) -> list[TruthRecord]:
+        """What begins to happen from `from_ms` to before `until_ms`, in order.
+
+        Events of the city file, and commands, are told by the first shard, drawn events by the
+        shard that has the device.
+        """
+        found = [
+            drawn_record(spell, sampler.group)
+            for sampler in self._samplers
+            for spell in sampler.script.starting(from_ms, until_ms)
+        ]
+        if self._first_shard:
+            found += [*scripted_records(self._city, self._start_ms), *self._records]
+        inside = [record for record in found if from_ms <= record.start < until_ms]
+        return sorted(inside, key=lambda record: (record.start, record.id))
 
     def device_positions(self) -> dict[str, Position]:
         """Longitude and latitude of every device by name.
@@ -108,102 +95,170 @@ class CityEngine:
         Gas devices without a position of their own stand where their junction lies when the
         network's middle is the city's.
         """
-        gas = self._fields.get(Domain.GAS)
+        gas = self.world.gas
         return {
             device.name: gas.position(device)
-            if isinstance(gas, GasField) and group.kind.domain is Domain.GAS
+            if gas is not None and group.kind.domain is Domain.GAS
             else device.position
             for group in self.groups
             for device in group.devices
         }
 
-    def _gas(self, device_name: str) -> GasField:
-        gas = self._fields.get(Domain.GAS)
-        if not isinstance(gas, GasField):
+    def valve_position(self, device_name: str, ts_ms: int) -> float:
+        """Where the valve `site/device` stands at `ts_ms` [% open].
+
+        Raises:
+            InputError: There is no such valve.
+        """
+        if self.world.gas is None:
             raise InputError(f"no valve {device_name!r}: this city has no gas devices")
-        return gas
+        return self.world.gas.valves.position(device_name, ts_ms)
+
+    def obey(self, order: str, device_name: str, args: Mapping[str, float], ts_ms: int) -> int:
+        """Carry out one of `ORDERS` at a device and return when that is done [ms].
+
+        Commands come in the order of their instants. Samples already taken keep what they showed.
+        Shards agree only when each of them is told, whichever has the device.
+
+        Raises:
+            InputError: Order or device is unknown, an argument is missing, unknown or out of its
+                bounds, or the device is not of a kind that can.
+        """
+        if order not in ORDERS:
+            raise InputError(f"unknown command {order!r}; {suggestion(order, ORDERS)}")
+        row = ORDERS[order]
+        return row.act(self, device_name, row.checked(args), ts_ms)
+
+    def set_valve(self, device_name: str, position_percent: float, ts_ms: int) -> int:
+        """Send the valve `site/device` to a position [% open] and return when it arrives [ms].
+
+        Raises:
+            InputError: There is no such valve, or the position is not within 0 to 100.
+        """
+        if self.world.gas is None:
+            raise InputError(f"no valve {device_name!r}: this city has no gas devices")
+        arrives_ms = self.world.gas.set_valve(device_name, position_percent, ts_ms)
+        self._forget()
+        return arrives_ms
+
+    def calibrate(self, device_name: str, ts_ms: int) -> int:
+        """Start a calibration of the device's instruments and return when it ends [ms].
+
+        Raises:
+            InputError: There is no such device.
+        """
+        device = self._device(device_name)
+        until_ms = ts_ms + CALIBRATION_MS
+        for sampler in self._samplers:
+            rows = [r for r, own in enumerate(sampler.group.devices) if own.name == device_name]
+            sampler.script.command("calibration", rows, ts_ms, until_ms)
+        self._records.append(commanded_record("calibration", [device], ts_ms, until_ms))
+        self._forget()
+        return until_ms
+
+    def set_interval(self, device_name: str, interval_s: float, ts_ms: int) -> int:
+        """Let the device measure every `interval_s` from `ts_ms` on; returns `ts_ms`.
+
+        Raises:
+            InputError: There is no such device, or the interval is not within 0.1 to 86400 s.
+        """
+        self._device(device_name)
+        checked = ORDERS["set_interval"].checked({"interval_s": interval_s})
+        for sampler in self._samplers:
+            for row, device in enumerate(sampler.group.devices):
+                if device.name == device_name:
+                    sampler.retime(row, round(1000 * checked["interval_s"]), ts_ms)
+        return ts_ms
+
+    def stop_unit(self, target: str, ts_ms: int) -> int:
+        """Stop the unit at the plant of `site` or `site/device`; returns when it stands [ms].
+
+        From then on its monitors flag F.
+
+        Raises:
+            InputError: There is no plant.
+        """
+        site = target.partition("/")[0]
+        if self.world.plants is None:
+            raise InputError(f"no plant at {site!r}: this city has none")
+        stands_ms = self.world.plants.stop_unit(site, ts_ms)
+        for sampler in self._samplers:
+            rows = [r for r, own in enumerate(sampler.group.devices) if own.site.id == site]
+            sampler.script.command("stopped", rows, stands_ms, FOR_EVER_MS)
+        stopped = [device for device in self._known.values() if device.site.id == site]
+        self._records.append(commanded_record("stopped", stopped, stands_ms, FOR_EVER_MS))
+        self._forget()
+        return stands_ms
+
+    def ventilate(self, device_name: str, ts_ms: int) -> int:
+        """Run the fans at the site of a gas device; methane falls there. Returns their stop [ms].
+
+        Raises:
+            InputError: There is no such gas device.
+        """
+        device = self._device(device_name)
+        if device.kind.domain is not Domain.GAS:
+            raise InputError(f"{device_name!r} has no fans: it is no gas device")
+        stops_ms = self.world.ventilate(device.site.id, ts_ms)
+        self._forget()
+        return stops_ms
+
+    def _device(self, name: str) -> Device:
+        if name not in self._known:
+            raise InputError(f"no device {name!r} in this city; {suggestion(name, self._known)}")
+        return self._known[name]
+
+    def _forget(self) -> None:
+        for sampler in self._samplers:
+            sampler.forget()
 
 
-class _Sampler:
-    """One group: its field, its instruments, and when each device measures."""
+class Order(msgspec.Struct, frozen=True):
+    """A command that a device obeys: its arguments, and what it does to the engine.
 
-    def __init__(self, group: Group, probe: Probe, seed: int) -> None:
-        self.group = group
-        self._probe = probe
-        self._instruments = Instruments(group)
-        self._noise = Lanes(
-            seed,
-            f"instruments/{group.stream}",
-            first=group.first,
-            count=len(group.devices),
-            columns=len(group.quantities),
-        )
-        self._order = np.argsort(group.phase_ms, kind="stable")
-        self._phases = group.phase_ms[self._order]
-        self._drawn: tuple[int, NDArray[np.float64]] | None = None
-        self._tiles: dict[tuple[int, int], Frame] = {}
+    `act` takes the engine, `site/device`, the arguments and the instant [ms]; it returns when the
+    order is carried out [ms]. `done` is how a reply says so.
+    """
 
-    def frames(self, from_ms: int, until_ms: int) -> Iterator[Frame]:
-        """The group's samples with `from_ms <= ts < until_ms`."""
-        interval_ms = self.group.interval_ms
-        for number in range(from_ms // interval_ms, (until_ms - 1) // interval_ms + 1):
-            bounds = (from_ms - number * interval_ms, until_ms - number * interval_ms)
-            first, stop = np.searchsorted(self._phases, bounds).tolist()
-            for start in range(first - first % TILE_ROWS, stop, TILE_ROWS):
-                tile = self._tile(number, start)
-                yield _cut(tile, max(first - start, 0), stop - start)
+    name: str
+    parameters: tuple[Parameter, ...]
+    act: Callable[[CityEngine, str, Mapping[str, float], int], int]
+    done: str
 
-    def forget(self) -> None:
-        """Compute samples anew: the world was changed."""
-        self._tiles.clear()
+    def checked(self, args: Mapping[str, object]) -> dict[str, float]:
+        """The arguments as numbers.
 
-    def _tile(self, number: int, start: int) -> Frame:
-        found = self._tiles.get((number, start))
-        if found is None:
-            found = self._sample(number, start)
-            while len(self._tiles) >= _TILES_KEPT:
-                self._tiles.pop(next(iter(self._tiles)))
-            self._tiles[number, start] = found
-        return found
-
-    def _sample(self, number: int, start: int) -> Frame:
-        """Sample `number` of the devices from `start` on, in the order of their phases."""
-        rows = self._order[start : start + TILE_ROWS]
-        ts = number * self.group.interval_ms + self._phases[start : start + TILE_ROWS]
-        truth = self._probe.truth(rows, ts)
-        noise = self._draw(number).take(rows, axis=0)
-        values, flags = self._instruments.show(truth, noise, rows)
-        for array in (rows, ts, values, flags):
-            array.flags.writeable = False
-        return Frame(self.group, rows, ts, values, flags)
-
-    def _draw(self, number: int) -> NDArray[np.float64]:
-        if self._drawn is None or self._drawn[0] != number:
-            self._drawn = (number, self._noise.draw(number))
-        return self._drawn[1]
+        Raises:
+            InputError: One is missing, unknown, no number or out of its bounds.
+        """
+        names = [parameter.name for parameter in self.parameters]
+        if set(args) != set(names):
+            found = ", ".join(sorted(args))[:200] or "none"
+            raise InputError(
+                f"{self.name} takes {', '.join(names) or 'no arguments'}; got: {found}"
+            )
+        numbers = {}
+        for parameter in self.parameters:
+            value = args[parameter.name]
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not parameter.low <= value <= parameter.high:  # type: ignore[operator]
+                bounds = f"{parameter.low:g} to {parameter.high:g} {parameter.unit}"
+                raise InputError(f"{self.name}: {parameter.name} is not within {bounds}")
+            numbers[parameter.name] = float(value)  # type: ignore[arg-type]
+        return numbers
 
 
-def _cut(tile: Frame, first: int, stop: int) -> Frame:
-    if first == 0 and stop >= len(tile.rows):
-        return tile
-    part = slice(first, stop)
-    return Frame(tile.group, tile.rows[part], tile.ts[part], tile.values[part], tile.flags[part])
-
-
-def _fields(city: City, devices: list[Device], *, seed: int, start_ms: int) -> dict[Domain, Field]:
-    """The fields of the domains that the city's devices belong to."""
-    kinds: dict[Domain, type[AirField | RiverField | GasField | PlantsField]] = {
-        Domain.AIR: AirField,
-        Domain.WATER: RiverField,
-        Domain.GAS: GasField,
-        Domain.EMISSION: PlantsField,
-    }
-    present = {device.kind.domain for device in devices}
-    return {
-        domain: kind(city, seed=seed, start_ms=start_ms)
-        for domain, kind in kinds.items()
-        if domain in present
-    }
+_INTERVAL: Final = Parameter("interval_s", "s", 5.0, 0.1, 86400.0)
+_ORDER_ROWS: Final = (
+    Order("close_valve", (), lambda e, name, _, ts: e.set_valve(name, 0.0, ts), "closed"),
+    Order("open_valve", (), lambda e, name, _, ts: e.set_valve(name, 100.0, ts), "opened"),
+    Order("calibrate", (), lambda e, name, _, ts: e.calibrate(name, ts), "calibrated"),
+    Order("set_interval", (_INTERVAL,),
+          lambda e, name, args, ts: e.set_interval(name, args["interval_s"], ts), "interval set"),
+    Order("stop_unit", (), lambda e, name, _, ts: e.stop_unit(name, ts), "stopped"),
+    Order("ventilate", (), lambda e, name, _, ts: e.ventilate(name, ts), "ventilated"),
+)  # fmt: skip
+ORDERS: Final = {row.name: row for row in _ORDER_ROWS}
 
 
 def _groups(devices: list[Device], shard: tuple[int, int]) -> tuple[Group, ...]:
@@ -229,5 +284,5 @@ def _groups(devices: list[Device], shard: tuple[int, int]) -> tuple[Group, ...]:
 
 def _phases(place: int, first: int, stop: int, *, interval_ms: int) -> NDArray[np.int64]:
     """Phases in [0, interval) of the devices `first` to `stop` of the city's group `place`."""
-    turns = (np.arange(first, stop) * GOLDEN + place * _PLASTIC) % 1.0
+    turns = (np.arange(first, stop) * _GOLDEN + place * _PLASTIC) % 1.0
     return (turns * interval_ms).astype(np.int64)

@@ -20,10 +20,13 @@ from city.kinds import DeviceKind
 from sensors.randomness import Octave, Process
 
 HOUR_S: Final = 3600.0
-_YEAR_MS: Final = 365.2425 * 86_400_000
+YEAR_MS: Final = 365.2425 * 86_400_000
+_QUARTER_MS: Final = 900_000
+"""Clocks change at whole quarters of an hour of UTC."""
+
 _KNOTS_PER_CHUNK: Final = 64
 _CHUNKS_KEPT: Final = 4
-_LOCAL_OCTAVES: Final = (Octave(300.0, 0.3), Octave(3 * HOUR_S, 0.7))
+_LOCAL_OCTAVES: Final = (Octave(300.0, 0.15), Octave(8 * HOUR_S, 0.85))
 
 
 class Group(msgspec.Struct, frozen=True, eq=False):
@@ -98,6 +101,10 @@ class Series:
         for part, values in parts:
             whole[part] = values
         return whole
+
+    def forget(self) -> None:
+        """Compute values anew: what they are made of was changed."""
+        self._kept.clear()
 
     def _lerp(
         self,
@@ -182,19 +189,37 @@ class DailyProfile:
         return np.interp((hour - 0.5) % 24.0, np.arange(25.0), self._factors)
 
 
+class YearlyProfile:
+    """A quantity's course over the year as a factor with mean 1, from its 12 monthly means."""
+
+    def __init__(self, monthly: Sequence[float]) -> None:
+        mean = sum(monthly) / len(monthly)
+        self._factors = np.array([*monthly, monthly[0]]) / mean
+
+    def at(self, ts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The factor at `ts`; monthly means stand at the middle of their twelfth of the year."""
+        month = (ts / YEAR_MS) % 1.0 * 12.0
+        return np.interp((month - 0.5) % 12.0, np.arange(13.0), self._factors)
+
+
 def local_hour(ts: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.float64]:
     """The hour of the day [0, 24) at `ts` in `zone`, summer time included."""
-    offsets = [
-        offset.total_seconds() * 1000 if offset else 0.0
-        for instant in ts.tolist()
-        for offset in (datetime.fromtimestamp(instant / 1000, UTC).astimezone(zone).utcoffset(),)
-    ]
-    return (ts + np.array(offsets, dtype=np.int64)) % 86_400_000 / 3_600_000.0
+    quarters, place = np.unique(ts // _QUARTER_MS, return_inverse=True)
+    offsets = np.array(
+        [
+            offset.total_seconds() * 1000 if offset else 0.0
+            for quarter in quarters.tolist()
+            for moment in (datetime.fromtimestamp(quarter * _QUARTER_MS / 1000, UTC),)
+            for offset in (moment.astimezone(zone).utcoffset(),)
+        ],
+        dtype=np.int64,
+    )
+    return (ts + offsets[place]) % 86_400_000 / 3_600_000.0
 
 
 def season(ts: NDArray[np.int64]) -> NDArray[np.float64]:
     """The northern year as a wave: 1 in the last week of July, -1 in the last week of January."""
-    return np.cos(2.0 * np.pi * (ts / _YEAR_MS - 205.0 / 365.0))
+    return np.cos(2.0 * np.pi * ((ts / YEAR_MS - 205.0 / 365.0) % 1.0))
 
 
 def capped(values: NDArray[np.float64], cap: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -202,5 +227,6 @@ def capped(values: NDArray[np.float64], cap: NDArray[np.float64] | float) -> NDA
 
     A background level is what stands when nothing happens; what exceeds limits is an event.
     """
-    bent: NDArray[np.float64] = values / (1.0 + (values / cap) ** 4) ** 0.25
+    fourth = np.square(np.square(values / cap))
+    bent: NDArray[np.float64] = values / np.sqrt(np.sqrt(1.0 + fourth))
     return bent

@@ -1,20 +1,16 @@
 """The gas grid: pressure and flow in the pipes, methane beside them, valves that travel.
 
-First version of the field: the network's stationary states, interpolated by the town's demand.
-Leaks let methane out and dent the pressure a little; closing a site's valve ends its leak.
+What stands while nothing happens is the network's stationary state under the town's demand; what
+leaks and valves change is the line pack's transient on top of it.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from city.cityfile import City, Device, Position
-from city.documents import suggestion
-from city.errors import InputError
+from city.cityfile import City, Device, Event, Position
 from city.quantities import Domain
-from sensors.events import Episodes
 from sensors.fields import (
     HOUR_S,
     DailyProfile,
@@ -25,21 +21,18 @@ from sensors.fields import (
     local_hour,
     season,
 )
-from sensors.network import NetworkStates, solve_network
+from sensors.linepack import Hole, LinePack
+from sensors.network import DemandCurve, NetworkStates, solve_network
 from sensors.randomness import Octave, Process
+from sensors.transient import FADED_MS, Leak, Transient
+from sensors.valves import Isolation, Valves
+from sensors.weather import Weather
 
 KNOT_S: Final = 60.0
 GOLDEN: Final = 0.6180339887498949
 """Multiples of it, modulo 1, are spread evenly however many there are."""
 
-VALVE_TRAVEL_S: Final = 1.8
-"""From open to closed, at constant speed (engineering default of a spring-return valve)."""
-
-OPEN_PERCENT: Final = 100.0
-CLOSED_PERCENT: Final = 2.0
-"""A valve below this position lets nothing pass that matters."""
-
-_TURNS_KEPT: Final = 64
+LEAK_KINDS: Final = frozenset({"gas-leak", "gas-burst"})
 
 _DEMAND: Final = (
     0.45, 0.40, 0.38, 0.38, 0.45, 0.75, 1.30, 1.55, 1.25, 1.00, 0.95, 1.20,
@@ -47,56 +40,92 @@ _DEMAND: Final = (
 )  # fmt: skip
 """A town's gas use by local hour: three meals and hot water (engineering default)."""
 
+BASE_DEMAND: Final = 0.40
+"""Meals and hot water, as a share of the network's own demand (engineering default)."""
+
+HEATING_PER_KELVIN: Final = 0.045
+HEATING_BELOW_C: Final = 16.0
+"""Houses are heated when the mean of the past day is colder (engineering default)."""
+
+_PAST_HOURS: Final = np.arange(0, 24, 3, dtype=np.int64) * 3_600_000
+
 BACKGROUND_METHANE_LEL: Final = 0.2
 
-LOCAL: Final = {
-    "gas_pressure": Spread(absolute=0.10),
-    "gas_flow": Spread(relative=0.04),
-    "methane": Spread(absolute=0.05),
-}
+ELSEWHERE_ON_SITE: Final = 0.6
+"""Of the methane at a leak, what reaches the detectors at other junctions of its site."""
+
+LOCAL: Final = {"methane": Spread(absolute=0.05)}
 
 
 class GasField:
     """One city's gas network."""
 
-    def __init__(self, city: City, *, seed: int, start_ms: int) -> None:
+    def __init__(
+        self, city: City, *, seed: int, start_ms: int, weather: Weather | None = None
+    ) -> None:
         """Solve the network and find every gas device's junction.
 
         Raises:
-            DocumentError: The city names a network or a junction that does not exist.
+            InputError: The city names a network or a junction that does not exist, or one that
+                cannot be solved.
         """
         self._city = city
-        self._seed = seed
-        self._start_ms = start_ms
-        self._zone = city.zone
+        self.seed = seed
+        self._weather = weather
         self.states = solve_network(city.gas.network)
         self.junctions = assign_junctions(city, self.states)
         self.valves = Valves(city)
         self._noise = Process(seed, "gas/demand", (Octave(6 * HOUR_S, 0.5), Octave(HOUR_S, 0.5)))
+        self._climate = Series(HOUR_S, self._climate_knots)
         self.demand = Series(KNOT_S, self._knots)
-        self._probes: list[GasProbe] = []
+        self.pressure = DemandCurve(self.states.levels, self.states.pressure_kpa)
+        self.flow = DemandCurve(self.states.levels, self.states.flow_m3_h)
+        places = {name: self.junctions[name] for name in self.valves.names}
+        self._isolation = Isolation(self.states, places)
+        self.pack = LinePack(self.states, np.unique(list(self.junctions.values())))
+        edge = {int(pipe): number for number, pipe in enumerate(self.pack.edges)}
+        self.transient = Transient(
+            self.states,
+            self.pack,
+            demand=self.level,
+            leaks=[self._leak(event, start_ms) for event in _leaks(city)],
+            valves=self.valves,
+            edges={name: edge[pipe] for name, pipe in self._isolation.pipes.items()},
+        )
 
     def probe(self, group: Group) -> "GasProbe":
         """The gas grid at the places of `group`."""
-        episodes = Episodes(self._city, group, self._start_ms, group.quantities)
-        probe = GasProbe(
-            self, group, episodes, LocalPart(group, self._seed, group.quantities, LOCAL)
-        )
-        self._probes.append(probe)
-        return probe
+        return GasProbe(self, group)
 
     def set_valve(self, name: str, position_percent: float, ts_ms: int) -> int:
-        """Let a valve begin to travel and return when it arrives; closed, it ends its site's leak.
+        """Let a valve begin to travel at `ts_ms` and return when it arrives [ms].
 
         Raises:
-            InputError: There is no such valve.
+            InputError: There is no such valve, or the position is not within 0 to 100.
         """
         arrives_ms = self.valves.turn(name, position_percent, ts_ms)
-        if position_percent <= CLOSED_PERCENT:
-            site = name.partition("/")[0]
-            for probe in self._probes:
-                probe.episodes.stop(site, "gas-leak", arrives_ms)
+        self.transient.changed(ts_ms)
         return arrives_ms
+
+    def isolating_valves(self, junction: str) -> tuple[str, ...]:
+        """The valves that must all be closed to cut a junction off from the feed; () if none can.
+
+        Raises:
+            DocumentError: There is no such junction.
+        """
+        return self._isolation.valves(self._junction(junction))
+
+    def affected_customers(self, junction: str) -> int:
+        """How many customers lose their gas when the junction's isolating valves are closed.
+
+        Raises:
+            DocumentError: There is no such junction.
+        """
+        return self._isolation.customers(self._junction(junction))
+
+    def level(self, ts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The town's demand at `ts` as a multiple of the network's own, shape (m,)."""
+        return self.demand.at(ts)[:, 0]
 
     def position(self, device: Device) -> Position:
         """Where a gas device stands: as its file says, else at its junction."""
@@ -104,114 +133,109 @@ class GasField:
             return device.position
         return self.states.position(self.junctions[device.name], self._city.position)
 
+    def _junction(self, name: str) -> int:
+        return self.states.junction(name, where=self._city.city)
+
+    def _leak(self, event: Event, start_ms: int) -> Leak:
+        """The hole that an event makes, at most as wide as the widest pipe there."""
+        site = event.target.partition("/")[0]
+        first = next(name for name in self.junctions if name == event.target or
+                     name.startswith(f"{event.target}/"))  # fmt: skip
+        junction, pipes = self.junctions[first], self.states.pipes
+        here = (pipes.start == junction) | (pipes.end == junction)
+        widest_mm = 1000.0 * float(pipes.diameter_m[here].max())
+        hole = Hole(int(self.pack.section[junction]), min(event.param("hole_mm"), widest_mm))
+        from_ms = start_ms + round(event.at_s * 1000)
+        return Leak(site, junction, hole, from_ms, from_ms + round(event.for_s * 1000))
+
     def _knots(self, ts: NDArray[np.int64]) -> NDArray[np.float64]:
         """The town's demand as a multiple of the network's own, shape (k, 1, 1)."""
         noise = self._noise.at(np.zeros(len(ts), dtype=np.int64), ts)[:, 0]
-        daily = DailyProfile(_DEMAND).at(local_hour(ts, self._zone))
-        level = (0.75 - 0.35 * season(ts)) * daily * (1.0 + 0.05 * noise)
+        daily = DailyProfile(_DEMAND).at(local_hour(ts, self._city.zone))
+        level = self._climate.at(ts)[:, 0] * daily * (1.0 + 0.05 * noise)
         return level[:, None, None]
+
+    def _climate_knots(self, ts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The day's mean demand, shape (k, 1, 1): by temperature if there is weather, else season.
+
+        Houses follow the mean temperature of the past day.
+        """
+        if self._weather is None:
+            seasonal: NDArray[np.float64] = 0.75 - 0.35 * season(ts)
+            return seasonal[:, None, None]
+        past = (ts[:, None] - _PAST_HOURS).ravel()
+        temperature_c = self._weather.at(past).temperature_c.reshape(len(ts), -1).mean(axis=1)
+        colder: NDArray[np.float64] = np.maximum(HEATING_BELOW_C - temperature_c, 0.0)
+        return (BASE_DEMAND + HEATING_PER_KELVIN * colder)[:, None, None]
 
 
 class GasProbe:
     """The gas grid at the places of one group's devices."""
 
-    def __init__(self, field: GasField, group: Group, episodes: Episodes, local: LocalPart) -> None:
-        junctions = np.array([field.junctions[device.name] for device in group.devices])
-        self.episodes = episodes
-        self._local = local
+    def __init__(self, field: GasField, group: Group) -> None:
         self._field = field
-        self._levels = field.states.levels
-        self._pressure_kpa = field.states.pressure_kpa[:, junctions]
-        self._flow_m3_h = field.states.flow_m3_h[:, junctions]
-        self._names = [device.name for device in group.devices]
         self._quantities = group.quantities
+        self._names = [device.name for device in group.devices]
+        self._junctions = np.array([field.junctions[name] for name in self._names])
+        self._sections = field.pack.section[self._junctions]
+        self._local = LocalPart(group, field.seed, group.quantities, LOCAL)
+        sites = [device.site.id for device in group.devices]
+        self._reach = [self._reached(leak, sites) for leak in field.transient.leaks]
 
     def truth(self, rows: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.float64]:
         """The true values at devices `rows`, shape (m, q)."""
-        columns = [self._column(quantity, rows, ts) for quantity in self._quantities]
-        values = np.stack(columns, axis=1)
-        self._local.apply(values, rows, ts)
-        self.episodes.apply(values, rows, ts)
+        values = np.empty((len(rows), len(self._quantities)))
+        level = self._field.level(ts)
+        begun = self._field.transient.begun(int(ts.max()))
+        for column, quantity in enumerate(self._quantities):
+            values[:, column] = self._column(quantity, rows, ts, level, begun=begun)
+        if "methane" in self._quantities:
+            self._local.apply(values, rows, ts)
         return values
 
     def _column(
-        self, quantity: str, rows: NDArray[np.int64], ts: NDArray[np.int64]
+        self,
+        quantity: str,
+        rows: NDArray[np.int64],
+        ts: NDArray[np.int64],
+        level: NDArray[np.float64],
+        *,
+        begun: bool,
     ) -> NDArray[np.float64]:
-        if quantity == "methane":
-            return np.full(len(rows), BACKGROUND_METHANE_LEL)
         if quantity == "valve_position":
             return self._field.valves.positions(self._names, rows, ts)
-        table = self._pressure_kpa if quantity == "gas_pressure" else self._flow_m3_h
-        return self._interpolated(table, rows, ts)
+        if quantity == "methane":
+            return self._methane_lel(rows, ts)
+        transient, pressure = self._field.transient, quantity == "gas_pressure"
+        curve = self._field.pressure if pressure else self._field.flow
+        values = curve.at(level, self._junctions[rows])
+        if begun:
+            deviation = transient.pressure_kpa if pressure else transient.flow_m3_h
+            values = values + deviation(ts, self._sections[rows])
+        return values if pressure else np.maximum(values, 0.0)
 
-    def _interpolated(
-        self, table: NDArray[np.float64], rows: NDArray[np.int64], ts: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """The state between the two solved levels around the demand at `ts`, shape (m,)."""
-        demand = np.clip(self._field.demand.at(ts)[:, 0], self._levels[0], self._levels[-1])
-        below = np.searchsorted(self._levels, demand, side="right") - 1
-        below = np.minimum(below, len(self._levels) - 2)
-        low, high = self._levels[below], self._levels[below + 1]
-        share = (demand - low) / (high - low)
-        before: NDArray[np.float64] = table[below, rows]
-        return before + share * (table[below + 1, rows] - before)
-
-
-class Valves:
-    """Where every valve of the city stands, and how it got there; open until commanded."""
-
-    def __init__(self, city: City) -> None:
-        self._names = frozenset(
-            device.name for device in city.devices() if "valve_position" in device.kind.quantities
-        )
-        self._turns: dict[str, list[tuple[float, float]]] = {}
-
-    def turn(self, name: str, position_percent: float, ts_ms: int) -> int:
-        """Send valve `name` to a position at `ts_ms` and return the instant of its arrival.
-
-        A valve's commands come in the order of their instants; one that comes while the valve
-        travels takes over from where it is.
-
-        Raises:
-            InputError: There is no such valve, or the position is not within 0 to 100.
-        """
-        self._check(name)
-        if not 0.0 <= position_percent <= OPEN_PERCENT:
-            raise InputError(f"valve {name}: position {position_percent} % is not within 0 to 100")
-        here = self.position(name, ts_ms)
-        arrives_ms = ts_ms + round(abs(position_percent - here) * 10.0 * VALVE_TRAVEL_S)
-        past = [turn for turn in self._turns.get(name, []) if turn[0] < ts_ms]
-        path = [*past, (float(ts_ms), here), (float(arrives_ms), position_percent)]
-        self._turns[name] = path[-_TURNS_KEPT:]
-        return arrives_ms
-
-    def position(self, name: str, ts_ms: int) -> float:
-        """Where valve `name` stands at `ts_ms` [% open].
-
-        Raises:
-            InputError: There is no such valve.
-        """
-        self._check(name)
-        turns = self._turns.get(name)
-        if turns is None:
-            return OPEN_PERCENT
-        times, positions = zip(*turns, strict=True)
-        return float(np.interp(float(ts_ms), times, positions))
-
-    def positions(
-        self, names: Sequence[str], rows: NDArray[np.int64], ts: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """Where the valves `rows` of `names` stand at `ts` [% open]."""
-        found = np.full(len(rows), OPEN_PERCENT)
-        if self._turns:
-            turned = np.array([name in self._turns for name in names], dtype=np.bool_)
-            for sample in np.flatnonzero(turned[rows]).tolist():
-                found[sample] = self.position(names[rows[sample]], int(ts[sample]))
+    def _methane_lel(self, rows: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Background, and what the leaks of a detector's site add."""
+        found = np.full(len(rows), BACKGROUND_METHANE_LEL)
+        first, last = int(ts.min()), int(ts.max())
+        for number, leak in enumerate(self._field.transient.leaks):
+            if leak.from_ms <= last and first < leak.until_ms + FADED_MS:
+                reach = self._reach[number][rows]
+                part = np.flatnonzero(reach)
+                if part.size:
+                    air = self._field.transient.methane_lel(ts[part], number)
+                    found[part] += reach[part] * air
         return found
 
-    def _check(self, name: str) -> None:
-        if name not in self._names:
-            raise InputError(f"no valve {name!r} in this city; {suggestion(name, self._names)}")
+    def _reached(self, leak: Leak, sites: list[str]) -> NDArray[np.float64]:
+        """The share of a leak's methane that reaches each device, shape (n,)."""
+        here = np.array([site == leak.site for site in sites], dtype=np.bool_)
+        share = np.where(self._junctions == leak.junction, 1.0, ELSEWHERE_ON_SITE)
+        return np.where(here, share, 0.0)
+
+
+def _leaks(city: City) -> list[Event]:
+    return [event for event in city.events if event.kind in LEAK_KINDS]
 
 
 def assign_junctions(city: City, states: NetworkStates) -> dict[str, int]:

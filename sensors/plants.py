@@ -1,319 +1,263 @@
-"""The plants: what leaves their stacks and outfalls.
+"""The plants: how hard they work, what leaves their stacks and outfalls, what they draw.
 
-First version of the field: each kind of plant runs by its daily schedule, every plant at the load
-that its city file gives; concentrations stay well below the permit unless treatment fails.
+Orders and noise are computed at knots two minutes apart and are linear between them; failures,
+secret discharges and stops act at their exact instants. A plant has one stack and one outfall: all
+of its analysers and monitors see the same.
 """
 
 from typing import Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from city.cityfile import City
-from city.kinds import PLANT_KINDS
-from sensors.events import Episodes
-from sensors.fields import HOUR_S, DailyProfile, Group, LocalPart, Series, Spread, local_hour
-from sensors.randomness import Octave, Process
-
-KNOT_S: Final = 30.0
-USUAL_LOAD: Final = 0.8
-"""The load at which the profiles below hold."""
-
-O2_AIR: Final = 21.0
-"""Oxygen in air as the correction formula has it [%]."""
-
-O2_MAX: Final = 20.0
-"""Above this a stack carries air: the correction is held here, or it would grow without bound [%]."""
-
-
-class StackProfile(msgspec.Struct, frozen=True):
-    """A stack at usual load: cleaned gas [mg/m3, dry, standard state, at the reference O2]."""
-
-    pm: float
-    so2: float
-    nox: float
-    o2_percent: float
-    temperature_c: float
-    pressure_kpa: float
-    humidity_percent: float
-    velocity_m_s: float
-    area_m2: float
-
-
-class EffluentProfile(msgspec.Struct, frozen=True):
-    """An outfall at usual load: flow [L/s], pH, and concentrations [mg/L]."""
-
-    flow: float
-    ph: float
-    cod: float
-    ammonia_n: float
-    total_p: float
-    total_n: float
-
-
-STACKS: Final = {
-    "coal-boiler": StackProfile(6.0, 22.0, 34.0, 7.5, 52.0, -0.12, 10.0, 13.0, 12.0),
-    "gas-turbine": StackProfile(1.5, 6.0, 24.0, 14.2, 96.0, 0.05, 8.0, 18.0, 20.0),
-    "ceramics-kiln": StackProfile(14.0, 22.0, 95.0, 17.4, 85.0, -0.08, 7.0, 11.0, 5.0),
-    "steel-sinter": StackProfile(18.0, 75.0, 150.0, 15.6, 118.0, -0.15, 9.0, 16.0, 28.0),
-    "sewage-works": StackProfile(2.0, 10.0, 40.0, 6.0, 120.0, 0.02, 11.0, 8.0, 0.5),
-    "brewery": StackProfile(3.0, 10.0, 45.0, 4.5, 110.0, -0.03, 14.0, 9.0, 1.2),
-}
-"""Typical of treated flue gas (engineering default), below half of the usual permit."""
-
-EFFLUENTS: Final = {
-    "coal-boiler": EffluentProfile(12.0, 7.8, 32.0, 2.5, 0.20, 9.0),
-    "gas-turbine": EffluentProfile(6.0, 7.7, 28.0, 2.0, 0.20, 8.0),
-    "ceramics-kiln": EffluentProfile(9.0, 7.6, 38.0, 3.0, 0.25, 9.0),
-    "steel-sinter": EffluentProfile(25.0, 7.9, 40.0, 3.5, 0.25, 10.0),
-    "sewage-works": EffluentProfile(480.0, 7.2, 22.0, 1.2, 0.22, 8.5),
-    "brewery": EffluentProfile(28.0, 7.4, 34.0, 4.0, 0.90, 12.0),
-}
-"""Typical of treated wastewater (engineering default), below half of the usual permit."""
-
-_STEADY: Final = (1.0,) * 24
-_DAY: Final = (
-    0.80, 0.78, 0.76, 0.76, 0.78, 0.85, 0.95, 1.05, 1.12, 1.15, 1.15, 1.12,
-    1.10, 1.12, 1.14, 1.15, 1.15, 1.12, 1.10, 1.08, 1.02, 0.96, 0.90, 0.84,
-)  # fmt: skip
-_SHIFTS: Final = (
-    0.55, 0.55, 0.55, 0.55, 0.55, 0.75, 1.15, 1.25, 1.28, 1.28, 1.28, 1.25,
-    1.20, 1.25, 1.28, 1.28, 1.28, 1.25, 1.20, 1.20, 1.15, 0.95, 0.70, 0.55,
-)  # fmt: skip
-_HOUSEHOLDS: Final = (
-    0.85, 0.70, 0.60, 0.55, 0.55, 0.65, 0.90, 1.15, 1.30, 1.28, 1.20, 1.15,
-    1.15, 1.10, 1.00, 0.95, 0.95, 1.00, 1.10, 1.20, 1.28, 1.25, 1.15, 0.99,
-)  # fmt: skip
-SCHEDULES: Final = {
-    "coal-boiler": _DAY,
-    "gas-turbine": _SHIFTS,
-    "ceramics-kiln": _STEADY,
-    "steel-sinter": _STEADY,
-    "sewage-works": _HOUSEHOLDS,
-    "brewery": _SHIFTS,
-}
-"""Each kind's load by local hour, relative to its daily mean (engineering default)."""
-
-_STACK_COLUMNS: Final = (
-    "pm", "so2", "nox", "stack_o2", "flue_temperature", "flue_pressure", "flue_humidity",
-    "flue_velocity",
-)  # fmt: skip
-_EFFLUENT_COLUMNS: Final = (
-    "effluent_flow", "effluent_ph", "effluent_cod", "effluent_ammonia_n", "effluent_total_p",
-    "effluent_total_n",
-)  # fmt: skip
-_KINDS: Final = tuple(PLANT_KINDS)
-
-_VARIES: Final = np.array(
-    [0.08, 0.08, 0.06, 0.012, 0.02, 0.05, 0.03, 0.03, 0.04, 0.008, 0.07, 0.10, 0.08, 0.06]
+from city.cityfile import City, Position, Site
+from city.documents import suggestion
+from city.errors import InputError
+from sensors.enterprises import FIRINGS, SEWERS, SUPPLIES, USUAL_LOAD, arrays
+from sensors.fields import HOUR_S, Group, Probe, Series
+from sensors.firing import GASES, fire, in_duct
+from sensors.fluegas import dry_standard_flow_m3_s, emission_g_s, uncorrected
+from sensors.outlets import (
+    Effluent,
+    FlueGas,
+    MeterProbe,
+    Operation,
+    OutfallLoads,
+    OutfallPlace,
+    OutfallProbe,
+    StackEmissions,
+    StackPlace,
+    StackProbe,
 )
-"""Relative standard deviation over time of each column (engineering default)."""
+from sensors.randomness import Lanes, Octave, Process
+from sensors.schedules import SCHEDULES, Loads, unwatched
+from sensors.treatment import Medium, Treatment
+from sensors.weather import Weather
 
-LOCAL: Final = {
-    "pm": Spread(relative=0.06),
-    "so2": Spread(relative=0.06),
-    "nox": Spread(relative=0.05),
-    "stack_o2": Spread(absolute=0.12),
-    "flue_temperature": Spread(absolute=1.5),
-    "flue_pressure": Spread(absolute=0.004),
-    "flue_humidity": Spread(absolute=0.3),
-    "flue_velocity": Spread(relative=0.03),
-    "effluent_flow": Spread(relative=0.05),
-    "effluent_ph": Spread(absolute=0.05),
-    "effluent_cod": Spread(relative=0.06),
-    "effluent_ammonia_n": Spread(relative=0.08),
-    "effluent_total_p": Spread(relative=0.06),
-    "effluent_total_n": Spread(relative=0.05),
-}
+__all__ = ["OutfallLoads", "OutfallPlace", "PlantsField", "StackEmissions", "StackPlace"]
 
-_OCTAVES: Final = (
-    Octave(8 * HOUR_S, 0.4),
-    Octave(1.5 * HOUR_S, 0.35),
-    Octave(600.0, 0.25),
-)
+KNOT_S: Final = 120.0
+DRAINAGE_LOAD: Final = 0.05
+"""Wastewater that runs from a plant at a stand, as a load."""
 
+HEAVY_RAIN_MM_H: Final = 8.0
+RAIN_GROWTH_MAX: Final = 2.5
+"""Beyond this growth of the flow the sewers overflow elsewhere."""
 
-def corrected(
-    concentration: NDArray[np.float64],
-    o2_percent: NDArray[np.float64],
-    o2_ref_percent: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """A dry concentration [mg/m3] brought from the measured to the reference oxygen [%].
+_RAIN_DELAYS_MS: Final = (1_800_000, 3_600_000, 5_400_000)
+_NEVER_MS: Final = 2**60
+_OCTAVES: Final = (Octave(8 * HOUR_S, 0.4), Octave(1.5 * HOUR_S, 0.35), Octave(600.0, 0.25))
+_OWN: Final = 0.6
+"""How far plants of a kind differ for good, relative to how far each varies over time."""
 
-    C * (21 - O2_ref) / (21 - O2), HJ 212-2017 D.2; O2 is held below 20 %. Where `o2_ref_percent`
-    is NaN the standard corrects nothing.
-    """
-    ratio = (O2_AIR - o2_ref_percent) / (O2_AIR - np.minimum(o2_percent, O2_MAX))
-    return concentration * np.where(np.isnan(ratio), 1.0, ratio)
+_VARIES: Final = {
+    "gas": {"pm": 0.06, "so2": 0.06, "nox": 0.05, "air": 0.02, "temperature": 0.012,
+                 "humidity": 0.03, "velocity": 0.02},
+    "water": {"flow": 0.04, "ph": 0.008, "cod": 0.06, "ammonia_n": 0.08, "total_p": 0.07,
+                   "total_n": 0.05},
+    "power": {"power": 0.015},
+}  # fmt: skip
+"""Relative standard deviation over time, of what leaves or enters a plant."""
 
-
-def dry_standard_flow_m3_s(
-    velocity_m_s: NDArray[np.float64],
-    area_m2: NDArray[np.float64],
-    temperature_c: NDArray[np.float64],
-    pressure_kpa: NDArray[np.float64],
-    humidity_percent: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Flue-gas flow [m3/s], dry, at 0 degC and 101.325 kPa, from the state in the duct.
-
-    Qs * 273/(273+ts) * (Ba+Ps)/101325 * (1-Xsw), HJ 212-2017 D.2, at sea level; `pressure_kpa` is
-    gauge pressure.
-    """
-    wet = velocity_m_s * area_m2
-    standard = wet * 273.0 / (273.0 + temperature_c) * (101.325 + pressure_kpa) / 101.325
-    return standard * (1.0 - humidity_percent / 100.0)
-
-
-def reference_o2_percent(group: Group) -> NDArray[np.float64]:
-    """The reference oxygen of each device's plant [%], NaN where its standard has none."""
-    refs = [device.plant.o2_ref if device.plant else None for device in group.devices]
-    return np.array([np.nan if ref is None else ref for ref in refs])
+_PRESSURE, _AMBIENT, _RAIN, _COVER = range(4)
+_SUBSTANCES: Final = ("cod", "ammonia_n", "total_p", "total_n")
 
 
 class PlantsField:
     """The plants of one city."""
 
-    def __init__(self, city: City, *, seed: int, start_ms: int) -> None:
-        self._city = city
-        self._seed = seed
-        self._start_ms = start_ms
+    def __init__(self, city: City, *, seed: int, start_ms: int, weather: Weather) -> None:
+        self._weather = weather
         self._zone = city.zone
-        self._noise = Process(seed, "plants", _OCTAVES, count=len(_KINDS), columns=len(_VARIES))
-        self._schedules = [DailyProfile(SCHEDULES[kind]) for kind in _KINDS]
-        self._usual = np.array([[*_stack_row(kind), *_effluent_row(kind)] for kind in _KINDS])
-        self._follows_load = np.array(
-            [
-                name in {"flue_velocity", "effluent_flow"}
-                for name in (*_STACK_COLUMNS, *_EFFLUENT_COLUMNS)
-            ]
-        )
-        self.series = Series(KNOT_S, self._knots)
+        self._seed = seed
+        self._sites = [site for site in city.sites if site.plant]
+        self._number = {site.id: number for number, site in enumerate(self._sites)}
+        plants = [site.plant for site in self._sites if site.plant]
+        self._kinds = [plant.kind for plant in plants]
+        self._loads = Loads(self._kinds, [plant.load for plant in plants], city.zone, seed)
+        self._firing = arrays(FIRINGS, self._kinds)
+        self._sewer = arrays(SEWERS, self._kinds)
+        self._supply = arrays(SUPPLIES, self._kinds)
+        self._series = {stream: self._varying(stream) for stream in _VARIES}
+        self._around = Series(KNOT_S, self._surroundings)
+        self._treatment = {
+            medium: Treatment(city, self._number, medium, start_ms=start_ms)
+            for medium in (Medium.GAS, Medium.WATER)
+        }
+        self._stop_ms = np.full(len(plants), _NEVER_MS, dtype=np.int64)
+        self._slow_ms = np.array([1000.0 * SCHEDULES[kind].stop_s for kind in self._kinds])
+        self.stacks = tuple(_stack_places(self._sites, city.position))
+        self.outfalls = tuple(_outfall_places(self._sites))
+        self._stack_plants = np.array([self._number[stack.site] for stack in self.stacks], np.int64)
+        self._outfall_plants = np.array([self._number[out.site] for out in self.outfalls], np.int64)
+        for stack, number in zip(self.stacks, self._stack_plants.tolist(), strict=True):
+            self._firing["area_m2"][number] = np.pi / 4.0 * stack.diameter_m**2
 
-    def probe(self, group: Group) -> "StackProbe | OutfallProbe":
+    def probe(self, group: Group) -> Probe:
         """The plants at the places of `group`."""
-        episodes = Episodes(self._city, group, self._start_ms, group.quantities)
+        plants = np.array([self._number[device.site.id] for device in group.devices], np.int64)
         if "stack_o2" in group.quantities:
-            local = LocalPart(group, self._seed, _STACK_COLUMNS, LOCAL)
-            return StackProbe(self.series, group, local, episodes)
-        local = LocalPart(group, self._seed, group.quantities, LOCAL)
-        return OutfallProbe(self.series, group, local, episodes)
+            return StackProbe(self.flue_gas, plants, group)
+        if "plant_load" in group.quantities:
+            return MeterProbe(self.operation, plants, group)
+        return OutfallProbe(self.effluent, plants, group)
 
-    def _knots(self, ts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Every kind at usual load, shape (k, kinds, columns)."""
-        hour = local_hour(ts, self._zone)
-        knots = np.empty((len(ts), *self._usual.shape))
-        for source, schedule in enumerate(self._schedules):
-            noise = self._noise.at(np.full(len(ts), source, dtype=np.int64), ts)
-            load = np.where(self._follows_load, schedule.at(hour)[:, None], 1.0)
-            knots[:, source] = self._usual[source] * load * (1.0 + _VARIES * noise)
-        return knots
+    def emissions(self, ts: NDArray[np.int64]) -> StackEmissions:
+        """What the stacks truly emit at `ts`, shape (k,), in the order of `stacks`."""
+        shape = (len(ts), len(self.stacks))
+        if not shape[0] * shape[1]:
+            return StackEmissions(*(np.zeros(shape) for _ in range(5)))
+        gas = self.flue_gas(np.tile(self._stack_plants, shape[0]), np.repeat(ts, shape[1]))
+        masses = (emission_g_s(part, gas.flow_m3_s) for part in (gas.pm, gas.so2, gas.nox))
+        columns = (*masses, gas.temperature_c, gas.velocity_m_s)
+        return StackEmissions(*(column.reshape(shape) for column in columns))
 
+    def loads(self, ts: NDArray[np.int64]) -> OutfallLoads:
+        """What the outfalls truly give the river at `ts`, shape (k,), in the order of `outfalls`.
 
-class StackProbe:
-    """The flue gas at the places of one group's analysers."""
+        What goes past the treatment is in it.
+        """
+        shape = (len(ts), len(self.outfalls))
+        if not shape[0] * shape[1]:
+            return OutfallLoads(*(np.zeros(shape) for _ in range(5)))
+        water = self.effluent(np.tile(self._outfall_plants, shape[0]), np.repeat(ts, shape[1]))
+        flow_m3_s = water.flow_l_s / 1000.0
+        columns = [flow_m3_s]
+        for name in _SUBSTANCES:
+            clean, raw = water.clean[name], water.raw[name]
+            columns.append(flow_m3_s * (water.treated * clean + (1.0 - water.treated) * raw))
+        return OutfallLoads(*(column.reshape(shape) for column in columns))
 
-    def __init__(self, series: Series, group: Group, local: LocalPart, episodes: Episodes) -> None:
-        self._series = series
-        self._local = local
-        self._episodes = episodes
-        self._quantities = group.quantities
-        self._sources = _sources(group)
-        self._load = _relative_load(group)
-        self._o2_ref = reference_o2_percent(group)
-        kinds = [_KINDS[source] for source in self._sources]
-        self._area_m2 = np.array([STACKS[kind].area_m2 for kind in kinds])
+    def stop_unit(self, site: str, ts_ms: int) -> int:
+        """Stop the unit at `site` from `ts_ms` on, for good; returns when it stands [ms].
 
-    def truth(self, rows: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The true values at devices `rows`, shape (m, q); `_corrected` follow from the others."""
-        state = self._series.at(ts, self._sources[rows])[:, : len(_STACK_COLUMNS)].copy()
-        load = self._load[rows]
-        o2, velocity = _STACK_COLUMNS.index("stack_o2"), _STACK_COLUMNS.index("flue_velocity")
-        state[:, o2] += 2.0 * (1.0 - load)
-        state[:, velocity] *= load
-        self._local.apply(state, rows, ts)
-        np.clip(state[:, o2], 0.5, O2_MAX, out=state[:, o2])
-        named = {name: state[:, index].copy() for index, name in enumerate(_STACK_COLUMNS)}
-        values = self._raw(named, rows)
-        self._episodes.apply(values, rows, ts)
-        correct_columns(values, self._quantities, self._o2_ref[rows])
-        return values
+        A second stop changes nothing, an earlier one takes its place.
 
-    def _raw(
-        self, named: dict[str, NDArray[np.float64]], rows: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """The columns of the group's quantities, before correction."""
-        at_reference = corrected(np.ones(len(rows)), named["stack_o2"], self._o2_ref[rows])
-        for gas in ("pm", "so2", "nox"):
-            named[f"stack_{gas}"] = named[f"stack_{gas}_corrected"] = named[gas] / at_reference
-        named["flue_flow"] = dry_standard_flow_m3_s(
-            named["flue_velocity"],
-            self._area_m2[rows],
-            named["flue_temperature"],
-            named["flue_pressure"],
-            named["flue_humidity"],
+        Raises:
+            InputError: There is no plant at `site`.
+        """
+        if site not in self._number:
+            raise InputError(f"no plant at {site!r}; {suggestion(site, self._number)}")
+        number = self._number[site]
+        self._stop_ms[number] = min(int(self._stop_ms[number]), ts_ms)
+        return int(self._stop_ms[number] + self._slow_ms[number])
+
+    def flue_gas(self, plants: NDArray[np.int64], ts: NDArray[np.int64]) -> FlueGas:
+        """The gas in the stacks of `plants` at `ts`, both of shape (m,)."""
+        load, vary = self._state("gas", plants, ts)
+        around = self._around.at(ts)
+        row = {name: column[plants] for name, column in self._firing.items()}
+        o2_percent, draught = fire(load, vary["air"], row)
+        cooling = self._cooling(plants, ts)
+        duct = in_duct(load, o2_percent, draught, around[:, _AMBIENT], cooling, vary, row)
+        treatment = self._treatment[Medium.GAS]
+        at_work = treatment.working(plants, ts)
+        at_work *= treatment.treated(plants, ts, around[:, _COVER])
+        left = {gas: 1.0 - row[f"{gas}_efficiency"] * at_work for gas in GASES}
+        clean = {gas: row[f"{gas}_raw"] * vary[gas] * left[gas] for gas in GASES}
+        return FlueGas(
+            **{gas: uncorrected(clean[gas], o2_percent, row["basis_o2"]) for gas in GASES},
+            o2_percent=o2_percent,
+            **duct,
+            flow_m3_s=dry_standard_flow_m3_s(
+                **duct, area_m2=row["area_m2"], barometer_kpa=around[:, _PRESSURE]
+            ),
         )
-        return np.stack([named[quantity] for quantity in self._quantities], axis=1)
 
-
-class OutfallProbe:
-    """The wastewater at the places of one group's monitors."""
-
-    def __init__(self, series: Series, group: Group, local: LocalPart, episodes: Episodes) -> None:
-        self._series = series
-        self._local = local
-        self._episodes = episodes
-        self._sources = _sources(group)
-        self._load = _relative_load(group)
-        first = len(_STACK_COLUMNS)
-        self._columns = np.array(
-            [first + _EFFLUENT_COLUMNS.index(name) for name in group.quantities], dtype=np.int64
+    def effluent(self, plants: NDArray[np.int64], ts: NDArray[np.int64]) -> Effluent:
+        """The wastewater of `plants` at `ts`, both of shape (m,); rain thins it."""
+        load, vary = self._state("water", plants, ts)
+        around = self._around.at(ts)
+        row = {name: column[plants] for name, column in self._sewer.items()}
+        growth = np.minimum(1.0 + row["per_mm_h"] * around[:, _RAIN], RAIN_GROWTH_MAX)
+        drawn = np.maximum(load, DRAINAGE_LOAD) / USUAL_LOAD
+        treatment, cover = self._treatment[Medium.WATER], around[:, _COVER]
+        working = treatment.working(plants, ts)
+        raw = {name: row[f"{name}_raw"] * vary[name] / growth for name in _SUBSTANCES}
+        return Effluent(
+            flow_l_s=row["flow_l_s"] * drawn * growth * vary["flow"],
+            treated=treatment.treated(plants, ts, cover),
+            ph=row["ph"] * vary["ph"],
+            clean={name: raw[name] * (1.0 - row[f"{name}_efficiency"] * working) for name in raw},
+            raw=raw,
         )
-        self._flow = group.quantities.index("effluent_flow")
 
-    def truth(self, rows: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The true values at devices `rows`, shape (m, q)."""
-        values = self._series.at(ts, self._sources[rows]).take(self._columns, axis=1)
-        values[:, self._flow] *= self._load[rows]
-        self._local.apply(values, rows, ts)
-        self._episodes.apply(values, rows, ts)
-        return values
+    def operation(self, plants: NDArray[np.int64], ts: NDArray[np.int64]) -> Operation:
+        """Load and electricity of `plants` at `ts`, both of shape (m,).
+
+        Treatment that is switched off or broken draws less, and that is what gives it away.
+        """
+        load, vary = self._state("power", plants, ts)
+        cover = self._around.at(ts)[:, _COVER]
+        row = {name: column[plants] for name, column in self._supply.items()}
+        kept = np.ones(len(ts))
+        for treatment in self._treatment.values():
+            kept *= treatment.working(plants, ts) * treatment.treated(plants, ts, cover)
+        drawn = row["standing"] + (1.0 - row["standing"]) * load / USUAL_LOAD
+        drawn *= 1.0 - row["treatment"] * (1.0 - kept)
+        return Operation(100.0 * load, row["power_kw"] * drawn * vary["power"])
+
+    def _state(
+        self, stream: str, plants: NDArray[np.int64], ts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+        """The load of `plants`, stops included, and how the stream varies, by name."""
+        state = self._series[stream].at(ts, plants)
+        run = 1.0 - np.clip((ts - self._stop_ms[plants]) / self._slow_ms[plants], 0.0, 1.0)
+        vary = {name: state[:, column] for column, name in enumerate(_VARIES[stream], start=1)}
+        return state[:, 0] * run, vary
+
+    def _cooling(self, plants: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The share of its heat that a stack still has after a stop, shape (m,)."""
+        since = np.maximum(ts - self._stop_ms[plants], 0) / self._slow_ms[plants]
+        left: NDArray[np.float64] = np.exp(-since)
+        return left
+
+    def _varying(self, stream: str) -> Series:
+        """Load and relative variation of every plant, shape (k, plants, 1 + columns)."""
+        spread = np.array(list(_VARIES[stream].values()))
+        count, columns = len(self._sites), len(spread)
+        name = f"plants/{stream}"
+        process = Process(self._seed, name, _OCTAVES, count=count, columns=columns)
+        own = Lanes(self._seed, f"{name}/own", first=0, count=count, columns=columns).draw(0)
+        own = 1.0 + _OWN * spread * own
+
+        def knots(ts: NDArray[np.int64]) -> NDArray[np.float64]:
+            rows = np.tile(np.arange(count), len(ts))
+            noise = process.at(rows, np.repeat(ts, count)).reshape(len(ts), count, columns)
+            varied = own * (1.0 + spread * noise)
+            return np.concatenate((self._loads.at(ts)[:, :, None], varied), axis=2)
+
+        return Series(KNOT_S, knots)
+
+    def _surroundings(self, ts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Barometer [kPa], air [degC], rain in the sewers [mm/h] and cover, shape (k, 1, 4)."""
+        now = self._weather.at(ts)
+        sewers = np.mean(
+            [self._weather.at(ts - back).rain_mm_h for back in _RAIN_DELAYS_MS], axis=0
+        )
+        cover = unwatched(ts, self._zone) | (now.rain_mm_h >= HEAVY_RAIN_MM_H)
+        columns = (now.pressure_kpa, now.temperature_c, sewers, cover.astype(np.float64))
+        return np.stack(columns, axis=1)[:, None, :]
 
 
-def correct_columns(
-    values: NDArray[np.float64], quantities: tuple[str, ...], o2_ref_percent: NDArray[np.float64]
-) -> None:
-    """Fill the `_corrected` columns of `values`, shape (m, q), from the raw ones, in place."""
-    o2_percent = values[:, quantities.index("stack_o2")]
-    for column, raw in corrected_columns(quantities):
-        values[:, column] = corrected(values[:, raw], o2_percent, o2_ref_percent)
-
-
-def corrected_columns(quantities: tuple[str, ...]) -> list[tuple[int, int]]:
-    """The columns of the O2-corrected quantities, each with the column that it follows from."""
+def _stack_places(sites: list[Site], centre: Position) -> list[StackPlace]:
     return [
-        (column, quantities.index(quantity.removesuffix("_corrected")))
-        for column, quantity in enumerate(quantities)
-        if quantity.endswith("_corrected")
+        StackPlace(
+            site=site.id,
+            position=stack.position or site.position or centre,
+            height_m=stack.height_m,
+            diameter_m=stack.diameter_m,
+        )
+        for site in sites
+        for stack in ((site.plant.stack if site.plant else None),)
+        if stack
     ]
 
 
-def _sources(group: Group) -> NDArray[np.int64]:
-    kinds = [device.plant.id if device.plant else _KINDS[0] for device in group.devices]
-    return np.array([_KINDS.index(kind) for kind in kinds], dtype=np.int64)
-
-
-def _relative_load(group: Group) -> NDArray[np.float64]:
-    plants = [device.site.plant for device in group.devices]
-    return np.array([plant.load / USUAL_LOAD if plant else 1.0 for plant in plants])
-
-
-def _stack_row(kind: str) -> tuple[float, ...]:
-    row = STACKS[kind]
-    clean = (row.pm, row.so2, row.nox, row.o2_percent)
-    return (*clean, row.temperature_c, row.pressure_kpa, row.humidity_percent, row.velocity_m_s)
-
-
-def _effluent_row(kind: str) -> tuple[float, ...]:
-    row = EFFLUENTS[kind]
-    return (row.flow, row.ph, row.cod, row.ammonia_n, row.total_p, row.total_n)
+def _outfall_places(sites: list[Site]) -> list[OutfallPlace]:
+    return [
+        OutfallPlace(site=site.id, river_km=outfall.river_km)
+        for site in sites
+        for outfall in ((site.plant.outfall if site.plant else None),)
+        if outfall
+    ]

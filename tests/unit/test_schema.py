@@ -26,7 +26,7 @@ from broker.messages import (
     encode,
 )
 from broker.schema import TOPICS, asyncapi, asyncapi_yaml, json_schemas
-from broker.topics import Channel, alarm_topic, clock_topic, device_topic
+from broker.topics import Channel, alarm_topic, clock_topic, device_topic, truth_topic
 from city.cityfile import Address
 
 CHECKED_IN = Path(__file__).parents[2] / "docs" / "asyncapi.yaml"
@@ -175,7 +175,7 @@ def test_addresses() -> None:
     """The channels' addresses are the topics that are really built."""
     address = Address("{city}", "{district}", "{domain}", "{site}", "{device}")
     built = {device_topic(address, channel) for channel in Channel}
-    built |= {alarm_topic(address, "{rule}"), clock_topic("{city}")}
+    built |= {alarm_topic(address, "{rule}"), clock_topic("{city}"), truth_topic("{city}")}
 
     assert built == {channel["address"] for channel in DOCUMENT["channels"].values()}
 
