@@ -197,7 +197,9 @@ def _through_rates(
 ) -> int:
     with ingesting(mosquitto.port, influxd.port, folder) as ingest:
         spool = folder / "ingest" / "spool.sqlite"
-        while not spool.exists() or ingest.poll() is not None:
+        while not spool.exists():
+            if ingest.poll() is not None:
+                raise SystemExit("cityeye ingest ended before it began")
             time.sleep(0.1)
         time.sleep(1.0)
         processes = {

@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from broker.codec import Publish
 from broker.session import Link
+
+_FULL_GROUPS_MAX: Final = 4
 
 
 class Arrivals(msgspec.Struct):
@@ -29,14 +32,24 @@ class Arrivals(msgspec.Struct):
 
 
 class Receiver:
-    """Collects arrivals; a group is closed when it is full or when its oldest message waited."""
+    """Collects arrivals; a group is closed when it is full or when its oldest message waited.
 
-    def __init__(self, *, group_max: int = 5_000, group_s: float = 0.01) -> None:
+    When four groups' worth is waiting, the link is held back: the network and then the broker
+    keep what comes next.
+    """
+
+    def __init__(
+        self, *, group_max: int = 5_000, group_bytes: int = 16 << 20, group_s: float = 0.01
+    ) -> None:
         self._group_max = group_max
+        self._group_bytes = group_bytes
         self._group_s = group_s
         self._parts: list[tuple[Link, list[Publish]]] = []
         self._count = 0
+        self._bytes = 0
         self._since_s = 0.0
+        self._stopped = False
+        self._newest: Link | None = None
         self._any = asyncio.Event()
         self._full = asyncio.Event()
         self.heard_at_s = time.monotonic()
@@ -47,11 +60,20 @@ class Receiver:
             self._since_s = time.monotonic()
             self._any.set()
         self._parts.append((link, messages))
+        self._newest = link
         self._count += len(messages)
-        if self._count >= self._group_max:
+        self._bytes += sum([len(message.payload) for message in messages])
+        full = max(self._count / self._group_max, self._bytes / self._group_bytes)
+        if full >= 1:
             self._full.set()
-            if self._count >= 4 * self._group_max:
-                link.pause()
+        if full >= _FULL_GROUPS_MAX or self._stopped:
+            link.pause()
+
+    def stop(self) -> None:
+        """Let the broker keep what has not arrived; what has arrived can still be taken."""
+        self._stopped = True
+        if self._newest is not None:
+            self._newest.pause()
 
     @property
     def waiting(self) -> int:
@@ -69,10 +91,11 @@ class Receiver:
             except TimeoutError:
                 pass
         arrivals = Arrivals(self._parts, self._count, self._since_s)
-        self._parts, self._count = [], 0
+        self._parts, self._count, self._bytes = [], 0, 0
         self._any.clear()
         self._full.clear()
-        for link, _ in arrivals.parts:
-            link.resume()
+        if not self._stopped:
+            for link, _ in arrivals.parts:
+                link.resume()
         self.heard_at_s = time.monotonic()
         return arrivals

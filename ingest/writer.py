@@ -5,6 +5,7 @@ points stand alone.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol, TypeVar
 
@@ -20,6 +21,8 @@ from ingest.store import Point, Store
 _log = structlog.get_logger(__name__)
 
 _WRITE_MAX: Final = 10_000
+_WRITE_MIN: Final = 100
+"""A store that calls so few points too many means one of them; batches need not shrink further."""
 _HELD_MAX: Final = 100_000
 
 T = TypeVar("T")
@@ -56,6 +59,7 @@ class Writer:
         in_spool_thread: InSpoolThread,
         revive: Callable[[Iterable[Message]], list[Point]],
         write_max: int = _WRITE_MAX,
+        held_max: int = _HELD_MAX,
     ) -> None:
         self.messages_written = 0
         self.values_written = 0
@@ -69,8 +73,10 @@ class Writer:
         self._in_spool_thread = in_spool_thread
         self._revive = revive
         self._write_max = write_max
-        self._held: list[Held] = []
+        self._held: deque[Held] = deque()
         self._held_points = 0
+        self._held_max = held_max
+        self._warned = False
         self._newest = spool.newest
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -79,7 +85,7 @@ class Writer:
     def offer(self, number: int, points: list[Point], messages: int) -> None:
         """Take note of group `number`, which is in the spool now."""
         follows = not self._held or self._held[-1].number == number - 1
-        if follows and self._held_points < _HELD_MAX:
+        if follows and self._held_points < self._held_max:
             self._held.append(Held(number, points, messages))
             self._held_points += len(points)
         self._newest = max(self._newest, number)
@@ -105,7 +111,7 @@ class Writer:
         """The next groups in order: from memory if they are there, else from the spool."""
         settled = self._spool.settled
         while self._held and self._held[0].number <= settled:
-            self._held_points -= len(self._held.pop(0).points)
+            self._held_points -= len(self._held.popleft().points)
         if self._held and self._held[0].number == settled + 1:
             return self._from_memory()
         if settled >= self._newest:
@@ -153,7 +159,7 @@ class Writer:
                     return {0: str(error)}
                 half = len(points) // 2
                 if isinstance(error, StoreTooLarge):
-                    self._write_max = min(self._write_max, half)
+                    self._write_max = min(self._write_max, max(half, _WRITE_MIN))
                 first = await self._write(points[:half])
                 second = await self._write(points[half:])
                 return first | {half + position: why for position, why in second.items()}
@@ -196,8 +202,10 @@ class Writer:
         spooled = await self._in_spool_thread(lambda: self._spool.after(before, 1))
         messages = spooled[0][1]
         self.points_refused += len(places)
-        for why in set(places.values()):
-            _log.warning("the store refuses a point", store=self._store.name, why=why)
+        for why in sorted(set(places.values())):
+            say = _log.debug if self._warned else _log.warning
+            self._warned = True
+            say("the store refuses a point", store=self._store.name, why=why)
         return [
             DeadLetter(Fate.REFUSED, "store", why, *messages[place])
             for place, why in places.items()
