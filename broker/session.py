@@ -20,6 +20,8 @@ _log = structlog.get_logger(__name__)
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _PUBLISH_WINDOW: Final = 1_000
+_STEADY_S: Final = 5.0
+"""A link that lasted so long was no mistake: the next one is tried at once."""
 
 Receive = Callable[["Link", list[codec.Publish]], None]
 
@@ -173,7 +175,7 @@ class Session:
                 await self._connect(link)
             except (OSError, TimeoutError) as error:
                 self._dropped(link)
-                self._say_trouble(str(error) or "no answer in time")
+                self._say_trouble(_why(error))
                 await asyncio.sleep(backoff.delay_s())
                 continue
             except BrokerError as error:
@@ -181,9 +183,13 @@ class Session:
                 self._fatal = error
                 self._up.set()
                 raise
-            backoff.reset()
             self._say_up()
+            up_since_s = asyncio.get_running_loop().time()
             await self._while_up(link)
+            if asyncio.get_running_loop().time() - up_since_s > _STEADY_S:
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.delay_s())
 
     async def ready(self, *, patience_s: float) -> None:
         """Return once connected and subscribed.
@@ -196,7 +202,7 @@ class Session:
                 await self._up.wait()
         except TimeoutError:
             raise BrokerError(
-                f"broker {self.address} cannot be reached for {patience_s:.0f} s "
+                f"broker {self.address} cannot be reached for {patience_s:g} s "
                 f"({self._trouble}); start it, or give another one with --broker"
             ) from None
         if self._fatal:
@@ -289,6 +295,11 @@ class Session:
             self._mid = self._mid % codec.MID_MAX + 1
             if self._mid not in self._unacked:
                 return self._mid
+
+
+def _why(error: OSError | TimeoutError) -> str:
+    """Why a connection failed, without the numbers of the operating system."""
+    return error.strerror or str(error) or "no answer in time"
 
 
 def _refusal(address: BrokerAddress, code: int) -> str:
