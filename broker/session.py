@@ -35,6 +35,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._heard_at_s = 0.0
         self._paused = False
+        self._established = False
         loop = asyncio.get_running_loop()
         self.connack: asyncio.Future[codec.Connack] = loop.create_future()
         self.suback: asyncio.Future[codec.Suback] = loop.create_future()
@@ -86,17 +87,28 @@ class Link(asyncio.Protocol):
         self.send(codec.pubacks(mids))
 
     def pause(self) -> None:
-        """Stop reading: the network and then the broker hold back what comes next."""
-        if self._transport is not None and not self._paused:
+        """Stop reading: the network and then the broker hold back what comes next.
+
+        While the link is being established it is read all the same: the broker may deliver
+        messages before it answers our subscription.
+        """
+        if not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            if self._established and self._transport is not None:
+                self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
         if self._paused:
             self._paused = False
-            if self._transport is not None:
+            if self._established and self._transport is not None:
                 self._transport.resume_reading()
+
+    def establish(self) -> None:
+        """Take note that the broker has answered everything: from now on `pause` holds it back."""
+        self._established = True
+        if self._paused and self._transport is not None:
+            self._transport.pause_reading()
 
     def abort(self, reason: str) -> None:
         """Drop the connection at once."""
@@ -259,6 +271,7 @@ class Session:
                         f"broker {self.address} refuses a subscription of {self.client_id}: "
                         "its access list must allow the service to read cityeye/v1/#"
                     )
+        link.establish()
         for packet, done in list(self._unacked.values()):
             if not done.done():
                 link.send(codec.as_repeated(packet))

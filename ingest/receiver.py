@@ -47,6 +47,7 @@ class Receiver:
         self._parts: list[tuple[Link, list[Publish]]] = []
         self._count = 0
         self._since_s = 0.0
+        self._held: set[Link] = set()
         self._stopped = False
         self._any = asyncio.Event()
         self.heard_at_s = time.monotonic()
@@ -58,6 +59,7 @@ class Receiver:
             self._any.set()
         self._parts.append((link, messages))
         self._count += len(messages)
+        self._held.add(link)
         link.pause()
 
     def stop(self) -> None:
@@ -70,18 +72,16 @@ class Receiver:
         return self._count
 
     async def group(self) -> Arrivals:
-        """What has arrived, as soon as there is something and the distance has passed."""
-        await self._any.wait()
+        """What has arrived, as soon as the distance has passed and there is something."""
         await asyncio.sleep(max(0.0, self._not_before_s - time.monotonic()))
+        if not self._parts and not self._stopped:
+            for link in self._held:
+                link.resume()
+            self._held.clear()
+        await self._any.wait()
         arrivals = Arrivals(self._parts, self._count, self._since_s)
         self._parts, self._count = [], 0
         self._any.clear()
         now_s = self.heard_at_s = time.monotonic()
         self._not_before_s = now_s if arrivals.count >= _LARGE else now_s + self._distance_s
         return arrivals
-
-    def more(self, arrivals: Arrivals) -> None:
-        """Read on: `arrivals` are dealt with."""
-        if not self._stopped:
-            for link, _ in arrivals.parts:
-                link.resume()

@@ -48,6 +48,7 @@ class Fleet:
         self.window = window
         self.backlog_max = backlog_max
         self.online = 0
+        self.at_s = asyncio.get_running_loop().time()
         self.connects = 0
         self.messages = 0
         self.readings = 0
@@ -171,7 +172,7 @@ class Fleet:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._keep_alive_s / 4)
-            now_s = loop.time()
+            now_s = self.at_s = loop.time()
             for device in self.devices:
                 if device.state in {Connection.ASLEEP, Connection.GONE}:
                     continue
@@ -184,6 +185,7 @@ class Fleet:
 
     async def _send(self, until_ms: int | None) -> None:
         clock = self._clock
+        loop = asyncio.get_running_loop()
         fast = clock.as_fast_as_possible
         slot_ms = _FAST_SLOT_MS if fast else max(1, round(_SLOT_S * 1000 * clock.speed))
         from_ms = clock.start_ms
@@ -192,6 +194,7 @@ class Fleet:
                 from_ms + slot_ms if until_ms is None else min(from_ms + slot_ms, until_ms)
             )
             await clock.sleep_until(slot_end_ms)
+            self.at_s = loop.time()
             for frame in self._engine.frames(from_ms, slot_end_ms):
                 self._measure(frame)
             if fast:

@@ -116,7 +116,6 @@ class Ingest:
         max_bytes: int = 1 << 30,
         devices_max: int = 1000,
         consumers: Sequence[Any] = (),
-        group_max: int = 5_000,
         reserve_bytes: int = 0,
         folder: Path | None = None,
     ) -> None:
@@ -128,7 +127,7 @@ class Ingest:
             store=self._store,
             consumers=consumers,
             intake=Intake(devices_max=devices_max),
-            receiver=Receiver(group_max=group_max),
+            receiver=Receiver(),
         )
         self.session = Session(
             self._address,
@@ -425,7 +424,7 @@ async def test_a_full_spool_lets_the_broker_queue(
 ) -> None:
     """With the store away and the spool at its bound the broker queues; then all is written."""
     store.away = True
-    await ingest.start(max_bytes=500_000, group_max=10)
+    await ingest.start(max_bytes=500_000)
     for seq in range(20):
         sensors.send(telemetry(seq, pad=10_000))
     await until(lambda: ingest.service.ledger().received >= 20)
@@ -447,7 +446,7 @@ async def test_a_full_disk_lets_the_broker_queue(
 ) -> None:
     """On a full disk the broker queues; when the store is back all is written, disk full or not."""
     store.away = True
-    await ingest.start(folder=small_disk, reserve_bytes=8 << 20, group_max=10)
+    await ingest.start(folder=small_disk, reserve_bytes=8 << 20)
     for seq in range(600):
         sensors.send(telemetry(seq, pad=50_000))
     await until(lambda: ingest.service.holding, deadline_s=DEADLINE_S)
@@ -467,7 +466,7 @@ async def test_the_ledger_balances_at_all_times(
     ingest: Ingest, sensors: Sensors, until: Until
 ) -> None:
     """Whenever it is asked, received is the sum of the fates and of what is pending."""
-    await ingest.start(group_max=10)
+    await ingest.start()
     unbalanced: list[Ledger] = []
 
     def all_written() -> bool:

@@ -51,6 +51,7 @@ class Home:
     def __init__(self, *, window: int = 16, backlog_max: int = 100) -> None:
         self.window, self.backlog_max = window, backlog_max
         self.acknowledged = self.dropped = self.online = 0
+        self.at_s = 0.0
         self.codes: list[int] = []
         self.commands: list[bytes] = []
         self.losses: list[str] = []

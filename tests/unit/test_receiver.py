@@ -2,7 +2,6 @@ import asyncio
 import time
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +41,7 @@ def make_link() -> tuple[Link, Wire]:
     """A connected link and its network; in a running loop."""
     link, wire = Link(Session(BrokerAddress("127.0.0.1", 1), client_id="test")), Wire()
     link.connection_made(wire)
+    link.establish()
     return link, wire
 
 
@@ -82,41 +82,6 @@ async def test_a_message_is_in_one_group() -> None:
     assert (1, [2]) == (receiver.waiting, mids(await within(receiver)))
 
 
-async def test_a_full_group_is_not_held() -> None:
-    """A group that is full is closed at once, however long groups are collected."""
-    receiver, (link, _) = Receiver(group_max=3, group_s=3600), make_link()
-    receiver.receive(link, messages(1, 2))
-    receiver.receive(link, messages(3, 4))
-
-    assert [1, 2, 3, 4] == mids(await within(receiver))
-
-
-async def test_a_group_of_many_bytes_is_full() -> None:
-    """Large messages fill a group before their number does."""
-    receiver, (link, _) = Receiver(group_bytes=100, group_s=3600), make_link()
-    receiver.receive(link, messages(1, size=100))
-
-    assert [1] == mids(await within(receiver))
-
-
-async def test_a_group_is_collected_for_a_moment() -> None:
-    """Below its bound a group stays open until its oldest message has waited."""
-    receiver, (link, _) = Receiver(group_s=0.05), make_link()
-    receiver.receive(link, messages(1))
-    arrivals = await within(receiver)
-
-    assert time.monotonic() - arrivals.since_s >= 0.05
-
-
-async def test_what_arrives_meanwhile_joins() -> None:
-    """A message that arrives while a group is open belongs to it."""
-    receiver, (link, _) = Receiver(group_max=2, group_s=3600), make_link()
-    receiver.receive(link, messages(1))
-    asyncio.get_running_loop().call_soon(receiver.receive, link, messages(2))
-
-    assert [1, 2] == mids(await within(receiver))
-
-
 async def test_nothing_is_acknowledged_by_taking() -> None:
     """Taking a group sends nothing; only `acknowledge` does."""
     receiver, (link, wire) = Receiver(), make_link()
@@ -148,15 +113,41 @@ async def test_a_lost_link_is_not_acknowledged() -> None:
     assert b"" == wire.sent
 
 
-@pytest.mark.parametrize(("count", "size"), [(8, 1), (1, 400)])
-async def test_a_link_is_held_back(count: int, size: int) -> None:
-    """With four groups waiting, by number or by size, the link is not read until they are taken."""
-    receiver, (link, wire) = Receiver(group_max=2, group_bytes=100), make_link()
-    receiver.receive(link, messages(*range(1, count + 1), size=size))
-    held = not wire.reading
+async def test_groups_keep_a_distance() -> None:
+    """After a small group the next one waits until the distance has passed."""
+    receiver, (link, _) = Receiver(distance_s=0.05), make_link()
+    receiver.receive(link, messages(1))
+    began_s = time.monotonic()
+    await within(receiver)
+    receiver.receive(link, messages(2))
     await within(receiver)
 
-    assert (True, True) == (held, wire.reading)
+    assert time.monotonic() - began_s >= 0.05
+
+
+async def test_a_large_group_is_followed_at_once() -> None:
+    """After a group that is worth its commit, the next one need not wait."""
+    receiver, (link, _) = Receiver(distance_s=3600), make_link()
+    receiver.receive(link, messages(*range(1, 1001)))
+    await within(receiver)
+    receiver.receive(link, messages(2))
+
+    assert [2] == mids(await within(receiver))
+
+
+async def test_a_link_is_held_back() -> None:
+    """A link that has delivered is read again when its messages were taken, not before."""
+    receiver, (link, wire) = Receiver(distance_s=0), make_link()
+    receiver.receive(link, messages(1))
+    held = not wire.reading
+    await within(receiver)
+    still_held = not wire.reading
+    waiting = asyncio.create_task(receiver.group(), name="next group")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    waiting.cancel()
+
+    assert (True, True, True) == (held, still_held, wire.reading)
 
 
 async def test_a_stopped_receiver_reads_no_more() -> None:
@@ -184,7 +175,7 @@ def test_nothing_is_lost_or_repeated(chunks: list[list[int]]) -> None:
     """However arrivals are cut into groups, every message is in exactly one, in order."""
 
     async def collect() -> list[int]:
-        receiver, (link, _) = Receiver(group_max=4, group_s=0), make_link()
+        receiver, (link, _) = Receiver(distance_s=0), make_link()
         taken: list[int] = []
         for chunk in chunks:
             receiver.receive(link, messages(*chunk))
