@@ -24,6 +24,8 @@ _WRITE_MAX: Final = 10_000
 _WRITE_MIN: Final = 100
 """A store that calls so few points too many means one of them; batches need not shrink further."""
 _HELD_MAX: Final = 100_000
+_WORTH_A_WRITE: Final = 2_000
+"""With fewer points than that waiting, small groups are collected into one write."""
 
 T = TypeVar("T")
 
@@ -47,8 +49,8 @@ class Held(msgspec.Struct):
 class Writer:
     """Writes groups to the store in the order of their numbers.
 
-    Groups that are offered while the store keeps up are written from memory; when it falls behind
-    by more than a bound, they are read back from the spool.
+    Groups that are offered while the store keeps up are written from memory, several in one write
+    if they are small; when it falls behind by more than a bound, they are read back from the spool.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Writer:
         revive: Callable[[Iterable[Message]], list[Point]],
         write_max: int = _WRITE_MAX,
         held_max: int = _HELD_MAX,
+        distance_s: float = 0.05,
     ) -> None:
         self.messages_written = 0
         self.values_written = 0
@@ -76,6 +79,7 @@ class Writer:
         self._held: deque[Held] = deque()
         self._held_points = 0
         self._held_max = held_max
+        self._distance_s = distance_s
         self._warned = False
         self._newest = spool.newest
         self._wake = asyncio.Event()
@@ -94,11 +98,16 @@ class Writer:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
+            began_s = loop.time()
             groups = await self._next()
             if groups:
                 await self._write_groups(groups)
+                early_s = began_s + self._distance_s - loop.time()
+                if early_s > 0 and self._held_points < _WORTH_A_WRITE:
+                    await asyncio.sleep(early_s)
             else:
                 self._wake.clear()
                 self._idle.set()

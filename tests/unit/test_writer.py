@@ -82,10 +82,17 @@ async def at_once(work: Callable[[], T]) -> T:
 class Bench:
     """A writer between a spool and a scripted store, with a clock that jumps."""
 
-    def __init__(self, spool: Spool, **options: int) -> None:
+    def __init__(self, spool: Spool, *, distance_s: float = 0.0, **options: int) -> None:
         self.store = ScriptedStore()
         self.spool = spool
-        self.writer = Writer(self.store, spool, in_spool_thread=at_once, revive=revive, **options)
+        self.writer = Writer(
+            self.store,
+            spool,
+            in_spool_thread=at_once,
+            revive=revive,
+            distance_s=distance_s,
+            **options,
+        )
 
     def put(self, *numbers: int, own: Sequence[int] = (), offer: bool = True) -> int:
         """Append messages and points of our own as one group, and offer it."""
@@ -184,6 +191,15 @@ async def test_our_own_points_are_no_messages(bench: Bench) -> None:
     await bench.drain()
 
     assert ([1, 100, 101, 102], 1) == (bench.store.kept, bench.spool.ledger().written)
+
+
+async def test_small_writes_keep_a_distance(spool: Spool, waits: list[float]) -> None:
+    """After a small write the next one waits a moment, so that more comes together."""
+    bench = Bench(spool, distance_s=30.0)
+    bench.put(1)
+    await bench.drain()
+
+    assert [True] == [29.0 < wait <= 30.0 for wait in waits]
 
 
 async def test_a_store_that_comes_back(bench: Bench, waits: list[float]) -> None:
