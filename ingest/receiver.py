@@ -41,7 +41,7 @@ class Receiver:
     next one may follow at once.
     """
 
-    def __init__(self, *, distance_s: float = 0.01) -> None:
+    def __init__(self, *, distance_s: float = 0.02) -> None:
         self._distance_s = distance_s
         self._not_before_s = 0.0
         self._parts: list[tuple[Link, list[Publish]]] = []
