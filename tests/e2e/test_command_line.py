@@ -105,14 +105,19 @@ def calm(folder: Path) -> str:
 
 
 def readings(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything that a DuckDB file holds but the service's own figures, in order."""
+    """Everything that a DuckDB file holds but the service's own figures, rows and columns sorted.
+
+    A table's columns stand in the order in which their quantities first arrived.
+    """
     with duckdb.connect(str(path), read_only=True) as database:
-        tables = [name for (name,) in database.execute("SHOW TABLES").fetchall()]
-        return {
-            name: database.execute(f'SELECT * FROM "{name}" ORDER BY ALL').fetchall()
-            for name in tables
-            if name != "cityeye"
-        }
+        names = [name for (name,) in database.execute("SHOW TABLES").fetchall()]
+        content = {}
+        for name in set(names) - {"cityeye"}:
+            columns = sorted(row[0] for row in database.execute(f'DESCRIBE "{name}"').fetchall())
+            chosen = ", ".join(f'"{column}"' for column in columns)
+            found = database.execute(f'SELECT {chosen} FROM "{name}" ORDER BY ALL').fetchall()
+            content[name] = [tuple(columns), *found]
+        return content
 
 
 EMBEDDED = ("--broker", "embedded")
