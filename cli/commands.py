@@ -5,6 +5,7 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, date, datetime
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -21,6 +22,8 @@ from cli.stopping import Stop
 from cli.summary import Outcome, ingested, simulated
 
 _log = structlog.get_logger(__name__)
+
+_ALLOCATIONS_PER_COLLECTION: Final = 50_000
 
 
 async def run(settings: Settings) -> Outcome:
@@ -130,13 +133,16 @@ def _day(simulating: Simulating) -> date:
 
 @asynccontextmanager
 async def _working(view: View, stop: Stop) -> AsyncIterator[None]:
-    """Shows the view; what was made so far is spared by the garbage collector."""
+    """Shows the view; the garbage collector spares what was made so far, and comes seldom."""
     stop.working()
     showing = asyncio.create_task(view.run(), name="view")
+    usual = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(_ALLOCATIONS_PER_COLLECTION, *usual[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*usual)
         gc.unfreeze()
         showing.cancel()
         await asyncio.gather(showing, return_exceptions=True)
