@@ -11,6 +11,7 @@ from arrival at ingest to acknowledgement and to the store, and at the end the l
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import platform
@@ -62,6 +63,8 @@ async def play_fleet(port: int, devices: int, rate: float, seconds: float) -> No
     await keeper.announce()
     ticking.append(asyncio.create_task(keeper.run()))
     fleet = Fleet(engine, clock, address)
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
     await fleet.run(until_ms=start_ms + round(seconds * 1000))
     waiting = fleet.waiting
     done = await fleet.leave()
@@ -197,7 +200,9 @@ def _through_rates(
 ) -> int:
     with ingesting(mosquitto.port, influxd.port, folder) as ingest:
         spool = folder / "ingest" / "spool.sqlite"
-        while not spool.exists() or ingest.poll() is not None:
+        while not spool.exists():
+            if ingest.poll() is not None:
+                raise SystemExit("cityeye ingest ended before it began")
             time.sleep(0.1)
         time.sleep(1.0)
         processes = {

@@ -51,7 +51,7 @@ max_queued_bytes {queue_bytes}
 # A larger packet closes its sender's connection; `message_size_limit` would drop it unseen.
 max_packet_size {packet_bytes}
 max_connections -1
-set_tcp_nodelay true
+set_tcp_nodelay false
 sys_interval 0
 
 log_dest stderr

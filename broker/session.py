@@ -20,6 +20,8 @@ _log = structlog.get_logger(__name__)
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _PUBLISH_WINDOW: Final = 1_000
+_STEADY_S: Final = 5.0
+"""A link that lasted so long was no mistake: the next one is tried at once."""
 
 Receive = Callable[["Link", list[codec.Publish]], None]
 
@@ -33,6 +35,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._heard_at_s = 0.0
         self._paused = False
+        self._established = False
         loop = asyncio.get_running_loop()
         self.connack: asyncio.Future[codec.Connack] = loop.create_future()
         self.suback: asyncio.Future[codec.Suback] = loop.create_future()
@@ -84,17 +87,28 @@ class Link(asyncio.Protocol):
         self.send(codec.pubacks(mids))
 
     def pause(self) -> None:
-        """Stop reading: the network and then the broker hold back what comes next."""
-        if self._transport is not None and not self._paused:
+        """Stop reading: the network and then the broker hold back what comes next.
+
+        While the link is being established it is read all the same: the broker may deliver
+        messages before it answers our subscription.
+        """
+        if not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            if self._established and self._transport is not None:
+                self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
         if self._paused:
             self._paused = False
-            if self._transport is not None:
+            if self._established and self._transport is not None:
                 self._transport.resume_reading()
+
+    def establish(self) -> None:
+        """Take note that the broker has answered everything: from now on `pause` holds it back."""
+        self._established = True
+        if self._paused and self._transport is not None:
+            self._transport.pause_reading()
 
     def abort(self, reason: str) -> None:
         """Drop the connection at once."""
@@ -173,7 +187,7 @@ class Session:
                 await self._connect(link)
             except (OSError, TimeoutError) as error:
                 self._dropped(link)
-                self._say_trouble(str(error) or "no answer in time")
+                self._say_trouble(_why(error))
                 await asyncio.sleep(backoff.delay_s())
                 continue
             except BrokerError as error:
@@ -181,9 +195,13 @@ class Session:
                 self._fatal = error
                 self._up.set()
                 raise
-            backoff.reset()
             self._say_up()
+            up_since_s = asyncio.get_running_loop().time()
             await self._while_up(link)
+            if asyncio.get_running_loop().time() - up_since_s > _STEADY_S:
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.delay_s())
 
     async def ready(self, *, patience_s: float) -> None:
         """Return once connected and subscribed.
@@ -196,7 +214,7 @@ class Session:
                 await self._up.wait()
         except TimeoutError:
             raise BrokerError(
-                f"broker {self.address} cannot be reached for {patience_s:.0f} s "
+                f"broker {self.address} cannot be reached for {patience_s:g} s "
                 f"({self._trouble}); start it, or give another one with --broker"
             ) from None
         if self._fatal:
@@ -253,6 +271,7 @@ class Session:
                         f"broker {self.address} refuses a subscription of {self.client_id}: "
                         "its access list must allow the service to read cityeye/v1/#"
                     )
+        link.establish()
         for packet, done in list(self._unacked.values()):
             if not done.done():
                 link.send(codec.as_repeated(packet))
@@ -289,6 +308,11 @@ class Session:
             self._mid = self._mid % codec.MID_MAX + 1
             if self._mid not in self._unacked:
                 return self._mid
+
+
+def _why(error: OSError | TimeoutError) -> str:
+    """Why a connection failed, without the numbers of the operating system."""
+    return error.strerror or str(error) or "no answer in time"
 
 
 def _refusal(address: BrokerAddress, code: int) -> str:

@@ -1,8 +1,8 @@
 """The one table of settings that the command line, the documentation and the validation read.
 
 A setting is looked for on the command line, then in the environment (`CITYEYE_` and its name in
-capitals), then in the settings file, and else has its default. Secrets are never taken from the
-command line; `CITYEYE_<NAME>_FILE` names a file that holds one.
+capitals), then in the settings file, and else has its default. Secrets are taken from the
+environment alone: `CITYEYE_<NAME>` holds one, or `CITYEYE_<NAME>_FILE` names a file that does.
 """
 
 import math
@@ -10,16 +10,22 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from city.documents import Document, suggestion
-from city.errors import SettingError
+from city.errors import DocumentError, SettingError
 
 _DURATION: Final = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>ms|s|m|h|d)?")
+_FOUND: Final = re.compile(r"(, got | - at ).*")
+"""What msgspec says after what it expected."""
+
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SHORTEST_S: Final = 0.001
+_LONGEST_S: Final = 100 * 366 * 86400.0
+_TYPE_WORDS: Final = {"int": "a whole number", "float": "a number", "str": "text"}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,9 +138,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return speed
 
     @property
+    def duration_s(self) -> float | None:
+        """How long to work [s], of simulated time where time is simulated; None for ever."""
+        return None if self.for_ is None else _duration_s(str(self.for_))
+
+    @property
     def duration_ms(self) -> int | None:
-        """How long to simulate [ms]; None for ever."""
-        return None if self.for_ is None else round(1000 * duration_s(str(self.for_), "for"))
+        """The same in milliseconds."""
+        return None if self.duration_s is None else round(1000 * self.duration_s)
 
     def start_ms(self, city_start: datetime | None, now_ms: int) -> int:
         """Where simulated time begins, in milliseconds since the epoch, UTC."""
@@ -143,18 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if self.simulated_speed == 1.0 or city_start is None:
                 return now_ms
             return round(city_start.timestamp() * 1000)
-        if start == "now":
-            return now_ms
-        try:
-            instant = datetime.fromisoformat(start)
-        except ValueError:
-            instant = None
-        if instant is None or instant.tzinfo is None:
-            raise SettingError(
-                f"start: {start!r} is not allowed; give 'now' or an instant with its offset, "
-                "e.g. 2026-06-01T08:00:00+08:00"
-            )
-        return round(instant.timestamp() * 1000)
+        return now_ms if start == "now" else round(_instant(start).timestamp() * 1000)
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -166,13 +166,15 @@ class Setting(msgspec.Struct, frozen=True):
     default: Any
     sentence: str
     secret: bool
+    choices: tuple[str, ...]
+    """The words that it may be, where there is a list of them."""
 
 
 def _table() -> dict[str, Setting]:
     hints = get_type_hints(Settings, include_extras=True)
     rows = {}
     for field in msgspec.structs.fields(Settings):
-        meta: Meta = hints[field.name].__metadata__[0]
+        kind, meta = get_args(hints[field.name])
         extra = meta.extra or {}
         name = field.encode_name
         rows[name] = Setting(
@@ -182,6 +184,7 @@ def _table() -> dict[str, Setting]:
             default=field.default,
             sentence=meta.description or "",
             secret=bool(extra.get("secret")),
+            choices=get_args(kind) if get_origin(kind) is Literal else (),
         )
     return rows
 
@@ -189,44 +192,52 @@ def _table() -> dict[str, Setting]:
 SETTINGS: Final = _table()
 
 
-def duration_s(text: str, name: str) -> float:
-    """The seconds in a duration such as `90s`, `5m`, `1h` or a bare number of seconds.
-
-    Raises:
-        SettingError: It is no duration above 0.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    seconds = float(match["number"]) * _UNIT_S[match["unit"] or "s"] if match else 0.0
-    if seconds <= 0:
-        raise SettingError(f"{name}: {text!r} is not a duration; give e.g. 90s, 5m, 1h or 2d")
-    return seconds
-
-
 def resolve(
     options: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None
 ) -> Settings:
     """The settings: `options` (None where not given) over `environment` over `file` over defaults.
 
+    A variable that is empty counts as not given.
+
     Raises:
         SettingError: A value is not allowed; the text names the source and what is allowed.
         DocumentError: The settings file is wrong.
     """
-    document = Document.read(file) if file else None
-    values: dict[str, Any] = {}
-    if document is not None:
-        document.convert(Settings)
-        values.update(document.content)
     known = {row.variable for row in SETTINGS.values()}
     known |= {f"{row.variable}_FILE" for row in SETTINGS.values() if row.secret}
     known |= {"CITYEYE_CONFIG", "CITYEYE_REQUIRE_SERVERS", "CITYEYE_TEST_BROKER"}
     for variable in environment:
         if variable.startswith("CITYEYE_") and variable not in known:
             raise SettingError(f"{variable}: no such setting; {suggestion(variable, known)}")
+    values = _in_file(Document.read(file)) if file else {}
     for row in SETTINGS.values():
         value, source = _given(row, options, environment)
         if source:
             values[row.name] = _checked(row.name, value, source)
-    return msgspec.convert(values, Settings, strict=False)
+    return msgspec.convert(values, Settings, strict=False, dec_hook=_as_path)
+
+
+def _in_file(document: Document) -> dict[str, Any]:
+    """The values in a settings file."""
+    content = {} if document.content is None else document.content
+    if not isinstance(content, dict):
+        document.fail((), f"expected a mapping of keys, found {type(content).__name__}")
+    values = {}
+    for name, value in content.items():
+        row = SETTINGS.get(str(name))
+        if row is None:
+            document.fail((str(name),), f"unknown key {name!r}; {suggestion(str(name), SETTINGS)}")
+        if row.secret:
+            document.fail(
+                (row.name,), f"a secret does not stand here; give {row.variable} or "
+                f"{row.variable}_FILE in the environment"
+            )  # fmt: skip
+        given = value.isoformat() if isinstance(value, datetime) else value
+        try:
+            values[row.name] = _checked(row.name, given, document.place((row.name,))[:-2])
+        except SettingError as error:
+            raise DocumentError(str(error)) from error
+    return values
 
 
 def _given(
@@ -235,25 +246,70 @@ def _given(
     """The value on the command line or in the environment, and where it stands."""
     if options.get(row.name) is not None:
         return options[row.name], row.option
-    if row.variable in environment:
+    if environment.get(row.variable):
         return environment[row.variable], row.variable
     held_in = environment.get(f"{row.variable}_FILE") if row.secret else None
-    if held_in is None:
+    if not held_in:
         return None, ""
     try:
         return Path(held_in).read_text(encoding="utf-8").strip(), f"{row.variable}_FILE"
-    except OSError as error:
-        raise SettingError(
-            f"{row.variable}_FILE: {held_in} cannot be read: {error.strerror}"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingError(f"{row.variable}_FILE: {held_in} cannot be read: {why}") from error
 
 
 def _checked(name: str, value: Any, source: str) -> Any:
+    """`value` if the setting `name` may have it; `source` begins the message if it may not."""
     if name == "rules" and isinstance(value, str):
         value = tuple(part for part in value.split(",") if part)
     try:
-        msgspec.convert({name: value}, Settings, strict=False)
+        settings = msgspec.convert({name: value}, Settings, strict=False, dec_hook=_as_path)
     except msgspec.ValidationError as error:
         shown = "" if SETTINGS[name].secret else f" (found {str(value)!r})"
-        raise SettingError(f"{source}: {str(error).split(' - at ')[0]}{shown}") from error
+        raise SettingError(f"{source}: {_in_words(name, str(error))}{shown}") from error
+    try:
+        _ = settings.simulated_speed, settings.duration_ms, settings.start_ms(None, 0)
+    except SettingError as error:
+        problem = str(error).removeprefix(f"{name}: ")
+        raise SettingError(f"{source}: {problem}") from error
     return value
+
+
+def _in_words(name: str, problem: str) -> str:
+    """What msgspec says about a value, for people."""
+    choices = SETTINGS[name].choices
+    if choices:
+        return f"expected one of {', '.join(choices)}"
+    text = _FOUND.sub("", problem).replace(" | null", "")
+    for kind, words in _TYPE_WORDS.items():
+        text = text.replace(f"`{kind}`", words)
+    return text[0].lower() + text[1:]
+
+
+def _as_path(kind: type, value: Any) -> Any:
+    """Paths are text in the environment and in files."""
+    return kind(value)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        raise SettingError(
+            f"start: {text!r} is not allowed; give 'now' or an instant with its offset, "
+            "e.g. 2026-06-01T08:00:00+08:00"
+        )
+    return instant
+
+
+def _duration_s(text: str) -> float:
+    """The seconds in a duration such as `90s`, `5m`, `1h` or a bare number of seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match["number"]) * _UNIT_S[match["unit"] or "s"] if match else 0.0
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise SettingError(
+            f"for: {text!r} is not a duration of 1 ms to 100 years; give e.g. 90s, 5m, 1h or 2d"
+        )
+    return seconds

@@ -5,8 +5,8 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import aiomqtt
 import msgspec
@@ -18,52 +18,64 @@ from broker.messages import AlarmEvent, Announcement, decode
 from broker.topics import alarm_filter, parse_alarm_topic
 from city.cityfile import load_city
 from city.errors import BrokerError, SettingError, WireError
-from city.settings import Settings, duration_s
-from cli.commands import RUN_FILE
+from city.settings import Settings
+from cli.directory import running_in
 from cli.live import alarm_row
 
+_PIPE_WIDTH: Final = 240
 _QUIET_S: Final = 0.5
 _CONNECT_TIMEOUT_S: Final = 10.0
 
 
 async def show_standing(settings: Settings, city: str | None, *, as_json: bool) -> None:
     """Print the alarms that stand now, the newest first."""
-    standing: list[Announcement] = []
-    async with _announcements(settings, city) as announcements:
-        try:
-            while True:
-                async with asyncio.timeout(_QUIET_S):
-                    announcement, retained = await anext(announcements)
-                if retained:
-                    standing.append(announcement)
-        except TimeoutError:
-            pass
-    standing.sort(key=lambda announcement: announcement.event.raised, reverse=True)
+    standing = await _standing(settings, city)
     if as_json:
         _print({"alarms": [_plain(announcement) for announcement in standing]})
         return
+    zone = _zone(settings, city)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("since", "state", "where", "what", "limit", "standard"):
+    for heading in (f"since ({zone.key})", "state", "where", "what", "limit", "standard"):
         table.add_column(heading)
     for announcement in standing:
-        table.add_row(*alarm_row(announcement, UTC))
-    console = Console()
-    console.print(table if standing else "no alarm stands")
+        table.add_row(*alarm_row(announcement, zone, since=announcement.event.raised))
+    _console().print(table if standing else "no alarm stands")
 
 
 async def watch(settings: Settings, city: str | None, *, as_json: bool) -> None:
     """Print every change, beginning with the alarms that stand."""
-    limit_s = None if settings.for_ is None else duration_s(str(settings.for_), "for")
-    console = Console(soft_wrap=True)
+    console = _console()
+    zone = _zone(settings, city)
     try:
-        async with asyncio.timeout(limit_s), _announcements(settings, city) as announcements:
+        async with (
+            asyncio.timeout(settings.duration_s),
+            _announcements(settings, city) as announcements,
+        ):
             async for announcement, _ in announcements:
                 if as_json:
                     _print(_plain(announcement))
                 else:
-                    console.print(*alarm_row(announcement, UTC))
+                    console.print(*alarm_row(announcement, zone))
     except TimeoutError:
         return
+
+
+async def _standing(settings: Settings, city: str | None) -> list[Announcement]:
+    """The retained alarms, the newest first; the broker sends them on subscribing, in one go."""
+    found: list[Announcement] = []
+    loop = asyncio.get_running_loop()
+    async with _announcements(settings, city) as announcements:
+        quiet_at_s = loop.time() + _QUIET_S
+        try:
+            while True:
+                async with asyncio.timeout_at(quiet_at_s):
+                    announcement, retained = await anext(announcements)
+                if retained:
+                    found.append(announcement)
+                    quiet_at_s = loop.time() + _QUIET_S
+        except TimeoutError:
+            pass
+    return sorted(found, key=lambda announcement: announcement.event.raised, reverse=True)
 
 
 @asynccontextmanager
@@ -93,7 +105,7 @@ async def _announcements(
 
 async def _read(client: aiomqtt.Client) -> AsyncIterator[tuple[Announcement, bool]]:
     async for message in client.messages:
-        if not isinstance(message.payload, bytes) or not message.payload:
+        if not message.payload:
             continue
         try:
             address, _ = parse_alarm_topic(message.topic.value)
@@ -104,22 +116,35 @@ async def _read(client: aiomqtt.Client) -> AsyncIterator[tuple[Announcement, boo
         yield Announcement(address, event), bool(message.retain)
 
 
+def _console() -> Console:
+    """Standard output; a line is never broken for a pipe."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
 def _address(settings: Settings) -> BrokerAddress:
     """The broker that is asked: the one given, or that of the running `cityeye`."""
+    running = running_in(settings.data)
     if settings.broker is not None:
         chosen = parse_broker(settings.broker)
+    elif running is not None:
+        chosen = parse_broker(running.broker)
     else:
-        run_file = settings.data / RUN_FILE
-        try:
-            chosen = parse_broker(json.loads(run_file.read_text())["broker"])
-        except (OSError, ValueError, KeyError) as error:
-            raise SettingError(
-                f"no cityeye runs in {settings.data}; start one, or give --broker mqtt://HOST:PORT "
-                "or --data DIRECTORY"
-            ) from error
+        raise SettingError(
+            f"no cityeye runs in {settings.data}; start one, or give --broker mqtt://HOST:PORT "
+            "or --data DIRECTORY"
+        )
     if not isinstance(chosen, BrokerAddress):
         raise SettingError(f"--broker: give the address of {chosen.value}, mqtt://HOST:PORT")
     return chosen
+
+
+def _zone(settings: Settings, city: str | None) -> ZoneInfo:
+    """The city's time zone, as far as it is known."""
+    if city is not None:
+        return load_city(city).zone
+    running = running_in(settings.data) if settings.broker is None else None
+    return running.zone if running else ZoneInfo("UTC")
 
 
 def _plain(announcement: Announcement) -> dict[str, Any]:

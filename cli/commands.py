@@ -2,90 +2,100 @@
 
 import asyncio
 import gc
-import json
-import os
-import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, date, datetime
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import structlog
 
-from broker.choice import RunningBroker, running_broker
+from broker.choice import BrokerAddress, RunningBroker, parse_broker, running_broker
 from city.cityfile import City, load_city
-from city.settings import Settings, duration_s
+from city.clock import wall_ms
+from city.settings import Settings
+from cli.directory import announced, reserved
 from cli.ingesting import ingesting, rules_of
 from cli.live import View
 from cli.simulating import Simulating, simulating
+from cli.stopping import Stop
 from cli.summary import Outcome, ingested, simulated
 
 _log = structlog.get_logger(__name__)
 
-RUN_FILE: Final = "run.json"
-"""In the data directory, while a command runs: where its broker is."""
+_ALLOCATIONS_PER_COLLECTION: Final = 50_000
 
 
 async def run(settings: Settings) -> Outcome:
     """The whole chain in one process."""
+    stop = Stop()
     city = load_city(settings.city)
     rules = rules_of(settings, city)
-    stop = _stop_on_signals()
-    async with (
-        _broker(settings) as broker,
-        ingesting(settings, broker, rules, city=city.city) as ingest,
-        simulating(settings, broker, city) as sim,
-    ):
-        for remark in rules.remarks(_day(sim)):
-            _log.warning(remark)
-        view = View(_title(city), simulating=sim, ingesting=ingest, zone=city.zone)
-        async with _working(view):
-            acknowledged = await sim.play(settings, stop)
-            done = await ingest.finish(settings, expected=sim.fleet.acknowledged)
-        figures = {"broker": broker.name, "store": ingest.service.store_name}
-        figures |= simulated(sim, settings) | ingested(ingest)
-        ledger = ingest.service.ledger()
-        complete = acknowledged and done and ledger.balanced and not ledger.pending
-    return Outcome(figures, complete)
+    begins_ms = settings.start_ms(city.start, wall_ms())
+    with reserved(settings.data):
+        async with (
+            _broker(settings) as broker,
+            ingesting(settings, broker, rules, city=city.city, begins_ms=begins_ms) as ingest,
+            simulating(settings, broker, city) as sim,
+        ):
+            for remark in rules.remarks(_day(sim)):
+                _log.warning(remark)
+            view = View(_title(city), broker.name, simulating=sim, ingesting=ingest, zone=city.zone)
+            with announced(settings.data, broker.address, city.timezone):
+                async with _working(view, stop):
+                    acknowledged = await sim.play(settings, stop.wanted)
+                    done = await ingest.finish(settings, expected=sim.fleet.acknowledged)
+            figures = {"broker": broker.name} | {"store": ingest.service.store_name}
+            figures |= simulated(sim, settings) | ingested(ingest)
+            ledger = ingest.service.ledger()
+            complete = acknowledged and done and ledger.balanced and not ledger.pending
+    return Outcome(figures, complete, closing=_closing(complete=complete))
 
 
 async def sim(settings: Settings) -> Outcome:
-    """The simulated sensors alone."""
+    """The simulated sensors alone; only a broker of our own needs the data directory."""
+    stop = Stop()
     city = load_city(settings.city)
-    stop = _stop_on_signals()
-    async with (
-        _broker(settings) as broker,
-        simulating(settings, broker, city) as simulation,
-    ):
-        view = View(_title(city), simulating=simulation, zone=city.zone)
-        async with _working(view):
-            complete = await simulation.play(settings, stop)
-        figures = {"broker": broker.name, **simulated(simulation, settings)}
-    return Outcome(figures, complete)
+    chosen = None if settings.broker is None else parse_broker(settings.broker)
+    own = not isinstance(chosen, BrokerAddress)
+    with reserved(settings.data) if own else nullcontext():
+        async with (
+            _broker(settings) as broker,
+            simulating(settings, broker, city) as simulation,
+        ):
+            view = View(_title(city), broker.name, simulating=simulation, zone=city.zone)
+            announcing = announced(settings.data, broker.address, city.timezone)
+            with announcing if own else nullcontext():
+                async with _working(view, stop):
+                    complete = await simulation.play(settings, stop.wanted)
+            figures = {"broker": broker.name} | simulated(simulation, settings)
+    return Outcome(figures, complete, closing=_closing(complete=complete))
 
 
 async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
     """Ingest and alarms alone."""
+    stop = Stop()
     city = None if every_city else load_city(settings.city)
     rules = rules_of(settings, city)
-    stop = _stop_on_signals()
-    async with (
-        _broker(settings) as broker,
-        ingesting(settings, broker, rules, city=city.city if city else None) as running,
-    ):
-        view = View("CityEye ingest", ingesting=running)
-        async with _working(view):
-            await _until(stop, settings)
-            done = await running.finish(settings)
-        figures = {"broker": broker.name, "store": running.service.store_name}
-        figures |= {"devices": running.service.intake.devices} | ingested(running)
-        complete = done and running.service.ledger().balanced
-    return Outcome(figures, complete)
+    with reserved(settings.data):
+        async with (
+            _broker(settings) as broker,
+            ingesting(settings, broker, rules, city=city.city if city else None) as running,
+        ):
+            zone = city.timezone if city else "UTC"
+            view = View("CityEye ingest", broker.name, ingesting=running, zone=ZoneInfo(zone))
+            with announced(settings.data, broker.address, zone):
+                async with _working(view, stop):
+                    await _until(stop.wanted, settings.duration_s)
+                    done = await running.finish(settings)
+            figures = {"broker": broker.name} | {"store": running.service.store_name}
+            figures |= {"devices": running.service.intake.devices} | ingested(running)
+            complete = done and running.service.ledger().balanced
+    return Outcome(figures, complete, closing=_closing(complete=complete))
 
 
-async def _until(stop: asyncio.Event, settings: Settings) -> None:
+async def _until(stop: asyncio.Event, limit_s: float | None) -> None:
     """Wait for `stop`, or for the end of the duration on the wall clock."""
-    limit_s = None if settings.for_ is None else duration_s(str(settings.for_), "for")
     try:
         async with asyncio.timeout(limit_s):
             await stop.wait()
@@ -95,22 +105,21 @@ async def _until(stop: asyncio.Event, settings: Settings) -> None:
 
 @asynccontextmanager
 async def _broker(settings: Settings) -> AsyncIterator[RunningBroker]:
-    """The broker, announced to people and, in the data directory, to other commands."""
+    """The broker, named to people."""
     async with running_broker(
         settings.broker,
         data_dir=settings.data,
         port=settings.broker_port,
         window=settings.window,
     ) as broker:
-        window = broker.window or "not known to us"
-        _log.info("broker", name=broker.name, address=str(broker.address), window=window)
-        run_file = settings.data / RUN_FILE
-        settings.data.mkdir(parents=True, exist_ok=True)
-        run_file.write_text(json.dumps({"broker": str(broker.address), "pid": os.getpid()}))
-        try:
-            yield broker
-        finally:
-            run_file.unlink(missing_ok=True)
+        _log.info("broker", name=broker.name, window=broker.window or "as that broker grants")
+        yield broker
+
+
+def _closing(*, complete: bool) -> str:
+    if complete:
+        return "Every message is accounted for."
+    return "Not every message is accounted for: the log above says what is missing."
 
 
 def _title(city: City) -> str:
@@ -123,29 +132,17 @@ def _day(simulating: Simulating) -> date:
 
 
 @asynccontextmanager
-async def _working(view: View) -> AsyncIterator[None]:
-    """Shows the view; what was made so far is spared by the garbage collector."""
+async def _working(view: View, stop: Stop) -> AsyncIterator[None]:
+    """Shows the view; the garbage collector spares what was made so far, and comes seldom."""
+    stop.working()
     showing = asyncio.create_task(view.run(), name="view")
+    usual = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(_ALLOCATIONS_PER_COLLECTION, *usual[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*usual)
         gc.unfreeze()
         showing.cancel()
         await asyncio.gather(showing, return_exceptions=True)
-
-
-def _stop_on_signals() -> asyncio.Event:
-    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C ends at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stopping() -> None:
-        if stop.is_set():
-            os._exit(1)
-        _log.info("stopping; once more to stop at once")
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping)
-    return stop

@@ -12,14 +12,13 @@ from alerts.engine import AlarmEngine
 from alerts.rules import RuleSet, load_packs, shipped_packs
 from alerts.service import AlarmService
 from broker.choice import RunningBroker, tls_context
-from broker.codec import Publish
-from broker.session import Link, Receive, Session
+from broker.session import Session
 from broker.topics import alarm_filter
 from city.backoff import Backoff
 from city.cityfile import City
-from city.errors import StoreUnavailable, WireError
+from city.errors import StoreUnavailable
 from city.settings import Settings
-from ingest.intake import Intake
+from cli.adoption import Adoption, FreshIntake
 from ingest.service import IngestService, subscriptions
 from ingest.spool import Spool
 from ingest.store import Store
@@ -53,9 +52,17 @@ class Ingesting(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def ingesting(
-    settings: Settings, broker: RunningBroker, rules: RuleSet, *, city: str | None
+    settings: Settings,
+    broker: RunningBroker,
+    rules: RuleSet,
+    *,
+    city: str | None,
+    begins_ms: int | None = None,
 ) -> AsyncIterator[Ingesting]:
     """Ingest and alarms for one city, or for every city on the broker.
+
+    Alarms that stand since before are taken over. Where it is known when the city's time begins,
+    what is of a later time is forgotten, alarms and messages: it belongs to another run.
 
     Raises:
         StoreError: The store cannot be used, or not be reached within the patience.
@@ -77,11 +84,12 @@ async def ingesting(
         raise
     _log.info("store", name=store.name)
     alarms = AlarmService(AlarmEngine(rules))
+    adoption = Adoption(alarms, begins_ms)
     service = IngestService(
         spool=spool,
         store=store,
         consumers=[alarms],
-        intake=Intake(devices_max=settings.devices_max),
+        intake=FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms),
     )
     who = city or "all"
     tls = tls_context(broker.address, settings.broker_ca)
@@ -97,7 +105,7 @@ async def ingesting(
         broker.address,
         client_id=f"cityeye-alarms-{who}",
         subscriptions=[(alarm_filter(city or "+"), 1)],
-        receive=_adopt_for(alarms),
+        receive=adoption.receive,
         clean=True,
         password=settings.broker_password,
         tls=tls,
@@ -107,6 +115,7 @@ async def ingesting(
             running = [tasks.create_task(alarm_session.run(), name="alarm session")]
             await alarm_session.ready(patience_s=settings.patience_s)
             running.append(tasks.create_task(alarms.run(alarm_session.publish), name="alarms"))
+            running.append(tasks.create_task(adoption.run(alarm_session.publish), name="adoption"))
             running.append(tasks.create_task(service.run(session), name="ingest"))
             await session.ready(patience_s=settings.patience_s)
             yield Ingesting(service, alarms, store)
@@ -160,16 +169,3 @@ async def _opened(store: Store, patience_s: float) -> None:
             await asyncio.sleep(min(backoff.delay_s(), max(0.0, deadline_s - loop.time())))
         else:
             return
-
-
-def _adopt_for(alarms: AlarmService) -> Receive:
-    def receive(link: Link, messages: list[Publish]) -> None:
-        for message in messages:
-            if message.retain:
-                try:
-                    alarms.adopt(message.topic.decode(), message.payload)
-                except (WireError, UnicodeDecodeError) as error:
-                    _log.warning("not an alarm of ours", why=str(error))
-        link.acknowledge([message.mid for message in messages if message.mid])
-
-    return receive

@@ -13,17 +13,23 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from alerts.service import AlarmService
+from broker.codec import ConnectCode
 from broker.messages import Announcement
 from city.quantities import QUANTITIES
 from cli.ingesting import Ingesting
 from cli.logs import CONSOLE
 from cli.simulating import Simulating
+from sensors.fleet import Fleet
 
 _log = structlog.get_logger(__name__)
 
 _REFRESH_S: Final = 0.5
 _LINE_EVERY_S: Final = 10.0
 _ALARMS_SHOWN: Final = 10
+_WIDE: Final = 100
+_COLUMNS: Final = {"time": 8, "event": 9, "where": 18, "what": 26, "limit": 6}
+"""Of the alarms, with their widths on a narrow terminal, where a severity is a colour alone."""
 _COLOURS: Final = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
 
 
@@ -33,12 +39,14 @@ class View:
     def __init__(
         self,
         title: str,
+        broker: str,
         *,
         simulating: Simulating | None = None,
         ingesting: Ingesting | None = None,
         zone: tzinfo = UTC,
     ) -> None:
         self._title = title
+        self._broker = broker
         self._simulating = simulating
         self._ingesting = ingesting
         self._zone = zone
@@ -50,10 +58,10 @@ class View:
             while True:
                 await asyncio.sleep(_LINE_EVERY_S)
                 self._line()
-        with Live(self._page(), console=CONSOLE, auto_refresh=False, transient=True) as live:
+        with Live(self.page(), console=CONSOLE, auto_refresh=False, transient=True) as live:
             while True:
                 await asyncio.sleep(_REFRESH_S)
-                live.update(self._page(), refresh=True)
+                live.update(self.page(), refresh=True)
 
     def _line(self) -> None:
         facts: dict[str, object] = {}
@@ -74,15 +82,19 @@ class View:
             }
         _log.info("working", **facts)
 
-    def _page(self) -> RenderableType:
+    def page(self, width: int | None = None) -> RenderableType:
+        """What a terminal of that width shows now; default: the one that we run on."""
+        narrow = (width or CONSOLE.width) < _WIDE
         parts: list[RenderableType] = [self._figures()]
         if self._ingesting:
-            parts.append(self._alarms(self._ingesting))
-        return Panel(Group(*parts), title=self._title, title_align="left")
+            parts += [Text(), self._alarms(self._ingesting, narrow=narrow)]
+        # the last line is short: a terminal echoes ^C behind it, which must not start another line
+        hint = Text("Ctrl-C stops and sums up", style="dim")
+        return Group(Panel(Group(*parts), title=self._title, title_align="left"), hint)
 
     def _figures(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
-        table.add_column(style="bold")
+        table.add_column(style="bold", no_wrap=True)
         if self._simulating:
             fleet = self._simulating.fleet
             now = datetime.fromtimestamp(self._simulating.clock.now_ms() / 1000, self._zone)
@@ -90,6 +102,10 @@ class View:
             rate = self._rates.per_s("sent", fleet.messages)
             sent = f"{fleet.messages:,} messages, {rate:,.0f}/s, {fleet.readings:,} readings"
             table.add_row("devices", f"{fleet.online:,} of {len(fleet.devices):,} online")
+            if fleet.refusals:
+                text = f"the broker refused {fleet.refusals.total():,} connects: {refused(fleet)}"
+                table.add_row("", Text(text, style="bold red"))
+            table.add_row("broker", self._broker)
             table.add_row("sent", sent)
         if self._ingesting:
             self._ingest_rows(table, self._ingesting)
@@ -116,32 +132,57 @@ class View:
             f"{counts.standing} standing, {counts.raised} raised, {counts.cleared} cleared",
         )
 
-    def _alarms(self, ingesting: Ingesting) -> RenderableType:
-        table = Table(box=None, padding=(0, 1), expand=True)
-        for heading in ("time", "event", "where", "what", "limit", "standard"):
-            table.add_column(heading, no_wrap=heading != "standard", overflow="ellipsis")
-        for announcement in list(ingesting.alarms.newest)[: -_ALARMS_SHOWN - 1 : -1]:
-            table.add_row(*alarm_row(announcement, self._zone))
-        if not ingesting.alarms.newest:
-            table.add_row("", "no alarm yet")
+    def _alarms(self, ingesting: Ingesting, *, narrow: bool) -> RenderableType:
+        table = Table(box=None, padding=(0, 1), expand=True, pad_edge=False)
+        for heading, narrow_width in _COLUMNS.items():
+            width = narrow_width if narrow else None
+            table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=width)
+        if not narrow:
+            table.add_column("standard", no_wrap=True, overflow="ellipsis", ratio=1)
+        rows = _shown(ingesting.alarms)
+        for announcement in rows:
+            cells = alarm_row(announcement, self._zone)
+            if narrow:
+                cells = cells[:-1]
+                cells[1].right_crop(len(announcement.event.severity) + len(", "))
+            table.add_row(*cells)
+        if not rows:
+            table.add_row("", Text("none yet", style="dim"))
         return table
 
 
-def alarm_row(announcement: Announcement, zone: tzinfo = UTC) -> list[Text]:
-    """One alarm event as the cells of a table."""
+def _shown(alarms: AlarmService) -> list[Announcement]:
+    """The newest events, then the alarms that stand since before this run."""
+    events = list(alarms.newest)[::-1]
+    standing = [alarm for alarm in alarms.standing()[::-1] if alarm not in events]
+    return (events + standing)[:_ALARMS_SHOWN]
+
+
+def refused(fleet: Fleet) -> str:
+    """How often the broker refused a device, by the reasons of MQTT."""
+    names = {code.value: code.name.lower().replace("_", " ") for code in ConnectCode}
+    parts = (f"{names.get(code, code)} {count:,}" for code, count in fleet.refusals.items())
+    return ", ".join(parts)
+
+
+def alarm_row(
+    announcement: Announcement, zone: tzinfo = UTC, *, since: int | None = None
+) -> list[Text]:
+    """One alarm event as the cells of a table: at its own instant, or with that of `since`."""
     event, address = announcement.event, announcement.address
-    when = datetime.fromtimestamp(event.ts / 1000, zone)
+    when = datetime.fromtimestamp((event.ts if since is None else since) / 1000, zone)
     style = "green" if event.state == "cleared" else _COLOURS[event.severity]
-    quantity = QUANTITIES[event.quantity]
+    quantity = QUANTITIES.get(event.quantity)
+    name = quantity.name_en if quantity else event.quantity
     sign = ">" if event.level in {"H", "HH"} else "<"
     standard = f"{event.standard} {event.clause}".strip()
     if event.grade != "A":
         standard += f" [grade {event.grade}]"
     return [
-        Text(when.strftime("%H:%M:%S")),
-        Text(f"{event.event} {event.level}", style=style),
+        Text(when.strftime("%H:%M:%S" if since is None else "%m-%d %H:%M:%S")),
+        Text(f"{event.event}, {event.severity}", style=style),
         Text(f"{address.site}/{address.device}"),
-        Text(f"{quantity.name_en} {event.value:g} {event.unit}"),
+        Text(f"{name} {event.value:g} {event.unit}"),
         Text(f"{sign} {event.limit:g}"),
         Text(standard, style="dim"),
     ]

@@ -23,11 +23,22 @@ class _Through:
         CONSOLE.file.flush()
 
 
+def _for_people(_: object, __: str, event: structlog.typing.EventDict) -> str:
+    """One line as a sentence: what happened, then what belongs to it."""
+    when, level, what = event.pop("timestamp"), event.pop("level"), event.pop("event")
+    trace = event.pop("exception", "")
+    facts = ", ".join(
+        str(value) if name == "name" else f"{name} {value}" for name, value in event.items()
+    )
+    urgency = "" if level in {"info", "debug"} else f"{level.upper()} "
+    return f"{when} {urgency}{what}" + (f": {facts}" if facts else "") + (trace and f"\n{trace}")
+
+
 def start_logging(level: str) -> None:
     """Log from `level` on."""
     terminal = CONSOLE.is_terminal
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
+        _for_people
         if terminal
         else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
     )

@@ -38,11 +38,11 @@ def main() -> None:
     except CityEyeError as error:
         _fail(error)
     except BaseExceptionGroup as group:
-        error = _first(group)
-        if error is None:
+        expected = _first(group)
+        if expected is None:
             raise
-        _fail(error)
-    except KeyboardInterrupt:
+        _fail(expected)
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -158,7 +158,10 @@ def look_around(
     config: options.Config = None,
     json: options.Json = False,
 ) -> None:
-    """Say which real servers are found, which would be used, and what is missing."""
+    """Say which real servers are found, which would be used, and what is missing.
+
+    Example: cityeye doctor --broker mqtt://127.0.0.1:1883
+    """
     settings = _settings(locals())
     sys.exit(uvloop.run(doctor.examine(settings)).show(as_json=json))
 
@@ -175,6 +178,8 @@ def list_alarms(
     """List the alarms that stand now.
 
     Without --broker, the broker of the `cityeye` that runs in the data directory is asked.
+
+    Example: cityeye alarms list --json
     """
     settings = _settings(locals())
     asyncio.run(alarms.show_standing(settings, city, as_json=json))
@@ -190,7 +195,12 @@ def watch_alarms(
     for_: options.For = None,
     json: options.Json = False,
 ) -> None:
-    """Print alarms as they are raised, escalated, eased and cleared, until Ctrl-C."""
+    """Print alarms as they are raised, escalated, eased and cleared, until Ctrl-C.
+
+    Alarms that stand already come first. With --json, each is one object on a line of its own.
+
+    Example: cityeye alarms watch --for 5m
+    """
     settings = _settings(locals())
     asyncio.run(alarms.watch(settings, city, as_json=json))
 

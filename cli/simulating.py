@@ -68,6 +68,7 @@ async def simulating(
     async with asyncio.TaskGroup() as tasks:
         ticking = [tasks.create_task(session.run(), name="clock session")]
         await session.ready(patience_s=settings.patience_s)
+        _log.info("preparing the city", city=city.city, seed=seed)
         if any(site.domain is Domain.GAS for site in city.sites):
             # takes seconds the first time: "now" is the start only after it
             await asyncio.to_thread(solve_network, city.gas.network)

@@ -2,11 +2,13 @@
 
 import json
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from city.settings import Settings
 from cli.ingesting import Ingesting
@@ -19,6 +21,8 @@ class Outcome(msgspec.Struct):
     figures: dict[str, Any]
     complete: bool
     """Whether nothing is missing or left over."""
+    closing: str = ""
+    """The last line for people."""
 
     def show(self, *, as_json: bool) -> int:
         """Print the summary on standard output and return the exit status."""
@@ -26,18 +30,19 @@ class Outcome(msgspec.Struct):
             sys.stdout.write(json.dumps(self.figures) + "\n")
             sys.stdout.flush()
         else:
-            Console().print(self._table())
+            console = Console(highlight=False, soft_wrap=True)
+            console.print(self._table())
+            if self.closing:
+                console.print(self.closing, style="green" if self.complete else "bold red")
         return 0 if self.complete else 1
 
     def _table(self) -> Table:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column(style="bold")
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
         for name, value in self.figures.items():
-            if isinstance(value, dict):
-                shown = "  ".join(f"{key} {_shown(number)}" for key, number in value.items())
-            else:
-                shown = _shown(value)
-            table.add_row(name.replace("_", " "), shown)
+            words = _WORDS.get(name, name.replace("_", " "))
+            table.add_row(words, Text(_SENTENCES.get(name, _shown)(value)))
         return table
 
 
@@ -45,8 +50,37 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(number)}" for key, number in value.items()) or "none"
+        return ", ".join(f"{_shown(number)} {key}" for key, number in value.items()) or "none"
     return str(value)
+
+
+def _ledger(value: dict[str, Any]) -> str:
+    """The equation that the ledger is, and the reasons of what was not stored."""
+    fates = {key: n for key, n in value.items() if key not in {"received", "reasons"}}
+    sum_ = " + ".join(f"{n:,} {key}" for key, n in fates.items())
+    reasons = "".join(f"; {key} {n:,}" for key, n in value["reasons"].items())
+    return f"{value['received']:,} received = {sum_}{reasons}"
+
+
+def _latency(value: dict[str, float]) -> str:
+    """Two percentiles per step, at most."""
+    steps = sorted({key.rpartition("_")[0] for key in value})
+    return "; ".join(
+        f"{step} p50 {value[f'{step}_p50']:.0f}, p99 {value[f'{step}_p99']:.0f}" for step in steps
+    )
+
+
+_WORDS: Final = {"simulated_s": "simulated", "late_ms_max": "sent late", "latency_ms": "latency"}
+"""What a figure is called for people, where its name for programs is no word."""
+
+_SENTENCES: Final[dict[str, Callable[[Any], str]]] = {
+    "seed": str,
+    "simulated_s": lambda value: f"{value:,.1f} s",
+    "late_ms_max": lambda value: f"by {value:,.0f} ms at most",
+    "ledger": _ledger,
+    "latency_ms": lambda value: f"{_latency(value)} ms after arrival",
+}
+"""How a figure is said, where it is more than a number or a word."""
 
 
 def simulated(simulating: Simulating, settings: Settings) -> dict[str, Any]:
@@ -56,12 +90,14 @@ def simulated(simulating: Simulating, settings: Settings) -> dict[str, Any]:
         "city": simulating.city.city,
         "seed": simulating.seed,
         "speed": settings.speed,
-        "simulated_s": round((simulating.clock.now_ms() - simulating.clock.start_ms) / 1000, 1),
+        "simulated_s": round(fleet.simulated_ms / 1000, 1),
         "devices": len(fleet.devices),
         "messages": fleet.messages,
         "readings": fleet.readings,
         "acknowledged": fleet.acknowledged,
         "dropped": fleet.dropped,
+        "refused_connects": {str(code): count for code, count in fleet.refusals.items()},
+        "late_ms_max": round(fleet.late_ms_max, 1),
     }
 
 

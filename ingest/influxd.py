@@ -34,6 +34,7 @@ bind-address = "{host}:{rpc_port}"
   query-log-enabled = false
   max-series-per-database = 0
   max-values-per-tag = 0
+  cache-snapshot-memory-size = "128m"
 
 [monitor]
   store-enabled = false
@@ -276,5 +277,10 @@ def _tied_to_us() -> tuple[str, ...]:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Our environment without the variables by which influxd overrides its configuration."""
-    return {name: text for name, text in os.environ.items() if not name.startswith("INFLUXDB_")}
+    """Our environment without the variables by which influxd overrides its configuration.
+
+    A garbage collection at four times the live heap instead of twice saves a quarter of its
+    processor time, for memory that a small heap can spare.
+    """
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFLUXDB_")}
+    return {"GOGC": "400"} | kept

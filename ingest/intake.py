@@ -11,7 +11,7 @@ import structlog
 from broker.codec import Publish
 from broker.messages import PAYLOAD_MAX, Birth, ClockTick, Status, Telemetry, decode
 from broker.topics import Channel, clock_topic, parse_device_topic
-from city.cityfile import Address
+from city.cityfile import IDENTIFIER, IDENTIFIER_MAX, Address
 from city.clock import wall_ms
 from city.errors import PayloadError, TopicError, WireError
 from city.quantities import QUANTITIES
@@ -28,7 +28,12 @@ _LAYOUTS_MAX: Final = 32
 _RINGS_TOTAL: Final = 1 << 19
 _RING_MIN: Final = 64
 _RING_MAX: Final = 1 << 15
+_UNUSED: Final = -1
+"""In a ring, where nothing was taken yet: no hash has this value."""
 _DETAIL_MAX: Final = 500
+_CITIES_MAX: Final = 1_000
+_POLICY: Final = frozenset({"too-many-devices", "too-many-cities"})
+"""The reasons that refuse a message which may well be valid."""
 
 
 class Taken(msgspec.Struct):
@@ -48,29 +53,32 @@ class Taken(msgspec.Struct):
 class _Source:
     """What intake remembers of one device that sends telemetry."""
 
-    __slots__ = ("address", "key", "layouts", "ring", "slots")
+    __slots__ = ("address", "clock", "key", "layouts", "ring", "slots")
 
-    def __init__(self, address: Address, slots: int) -> None:
+    def __init__(self, address: Address, clock: ClockWatch, slots: int) -> None:
         self.address = address
+        self.clock = clock
         self.key = device_key(address)
         self.layouts: dict[tuple[str, ...], tuple[int, ...]] = {}
         self.slots = slots - 1
-        # the instants of the newest messages, by sequence number: equal means seen before
-        self.ring = array("q", bytes(8 * slots))
+        # the hashes of the newest payloads, by sequence number: equal means seen before
+        self.ring = array("q", (_UNUSED,)) * slots
 
 
 class Intake:
     """Knows every device by its topic and turns arrivals into `Taken` groups.
 
-    A repeat is a message with the sequence number and instant of one that was taken before; it is
-    recognised as long as the broker or the device could still send it again.
+    A repeat is, byte for byte, a message that the same device sent before. It is recognised among
+    a device's newest messages: 64 of them in a large city, up to 32,768 in a small one. An older
+    one is stored again, over itself.
     """
 
     def __init__(self, *, devices_max: int = 200_000) -> None:
         self.series = SeriesTable()
-        self.clock = ClockWatch()
         self.online: set[Address] = set()
         self._devices_max = devices_max
+        self._clocks: dict[str, ClockWatch] = {}
+        self._met: set[Address] = set()
         self._sources: dict[bytes, _Source] = {}
         self._decode = msgspec.json.Decoder(Telemetry).decode
         self._warned: set[str] = set()
@@ -93,7 +101,7 @@ class Intake:
         lengths: list[int] = []
         flagged: list[tuple[int, int]] = []
         sources, decode_telemetry = self._sources, self._decode
-        earliest_ms, latest_ms = self.clock.span_ms(wall_ms())
+        self._look_at_clocks()
         for arrival in arrivals:
             for message in arrival:
                 topic, payload = message.topic, message.payload
@@ -101,13 +109,13 @@ class Intake:
                     source = sources.get(topic)
                     if source is None:
                         source = self._introduce(message, births)
-                        earliest_ms, latest_ms = self.clock.span_ms(wall_ms())
                         if source is None:
                             continue
                     if len(payload) > PAYLOAD_MAX:
                         decode(Telemetry, payload)
                     telemetry = decode_telemetry(payload)
                     ts, found = telemetry.ts, telemetry.values
+                    earliest_ms, latest_ms = source.clock.span_ms
                     if not earliest_ms <= ts <= latest_ms:
                         _reject_instant(ts, earliest_ms, latest_ms)
                     names = tuple(found)
@@ -118,10 +126,11 @@ class Intake:
                     if telemetry.flags:
                         texts = _flag_texts(telemetry)
                     slot = telemetry.seq & source.slots
-                    if source.ring[slot] == ts:
+                    identity = hash(payload)
+                    if source.ring[slot] == identity:
                         duplicates += 1
                         continue
-                    source.ring[slot] = ts
+                    source.ring[slot] = identity
                 except Exception as error:  # noqa: BLE001 - a payload nobody foresaw stops nothing
                     dead.append(self._dead_letter(message, error))
                     continue
@@ -160,31 +169,70 @@ class Intake:
         for topic, payload in messages:
             source = self._sources.get(topic) or self._source(topic)
             telemetry = self._decode(payload)
-            source.ring[telemetry.seq & source.slots] = telemetry.ts
+            source.ring[telemetry.seq & source.slots] = hash(payload)
 
     def _introduce(self, message: Publish, births: list[tuple[Address, Birth]]) -> _Source | None:
         """A new telemetry source; None for the messages that are no telemetry."""
-        text = message.topic.decode()
-        if text.endswith("/clock") and text == clock_topic(text.split("/")[2]):
-            self.clock.learn(decode(ClockTick, message.payload))
+        text = _decoded(message.topic)
+        if text.endswith("/clock"):
+            self._learn_clock(text, message.payload)
             return None
         address, channel = parse_device_topic(text)
         if channel is Channel.TELEMETRY:
             if len(self._sources) >= self._devices_max:
                 raise PayloadError("too-many-devices", f"at most {self._devices_max}")
+            self._check_cities(address.city)
             return self._source(message.topic)
         if channel is Channel.META and message.payload:
-            births.append((address, decode(Birth, message.payload)))
-        elif channel is Channel.STATUS and message.payload:
-            online = decode(Status, message.payload).state == "online"
-            (self.online.add if online else self.online.discard)(address)
+            birth = decode(Birth, message.payload)
+            self._meet(address)
+            births.append((address, birth))
+        elif channel is Channel.STATUS:
+            self._note_status(address, message.payload)
         return None
+
+    def _learn_clock(self, topic: str, payload: bytes) -> None:
+        levels = topic.split("/")
+        city = levels[2] if len(levels) > 2 else ""  # noqa: PLR2004 - where a city's name stands
+        known = IDENTIFIER.fullmatch(city) and len(city) <= IDENTIFIER_MAX
+        if not known or topic != clock_topic(city):
+            raise TopicError(f"not a clock topic: {topic[:200]!r}")
+        self._check_cities(city)
+        clock = self._clock(city)
+        clock.learn(decode(ClockTick, payload))
+        clock.look(wall_ms())
+
+    def _note_status(self, address: Address, payload: bytes) -> None:
+        """Take note of whether a device is there; an empty payload takes its status back."""
+        if payload and decode(Status, payload).state == "online":
+            self._meet(address)
+            self.online.add(address)
+        else:
+            self.online.discard(address)
+
+    def _meet(self, address: Address) -> None:
+        """Bound the devices that are remembered by their births and states."""
+        if address not in self._met and len(self._met) >= self._devices_max:
+            raise PayloadError("too-many-devices", f"at most {self._devices_max}")
+        self._met.add(address)
+
+    def _check_cities(self, city: str) -> None:
+        if city not in self._clocks and len(self._clocks) >= _CITIES_MAX:
+            raise PayloadError("too-many-cities", f"at most {_CITIES_MAX}")
+
+    def _clock(self, city: str) -> ClockWatch:
+        return self._clocks.setdefault(city, ClockWatch())
+
+    def _look_at_clocks(self) -> None:
+        now_ms = wall_ms()
+        for clock in self._clocks.values():
+            clock.look(now_ms)
 
     def _source(self, topic: bytes) -> _Source:
         address, _ = parse_device_topic(topic.decode())
         share = _RINGS_TOTAL // (len(self._sources) + 1)
         slots = 1 << (max(_RING_MIN, min(_RING_MAX, share)).bit_length() - 1)
-        source = self._sources[topic] = _Source(address, slots)
+        source = self._sources[topic] = _Source(address, self._clock(address.city), slots)
         return source
 
     def _lay_out(self, source: _Source, names: tuple[str, ...]) -> tuple[int, ...]:
@@ -202,13 +250,20 @@ class Intake:
     def _dead_letter(self, message: Publish, error: Exception) -> DeadLetter:
         error = _explained(message.payload, error)
         reason = _reason(error)
-        fate = Fate.REFUSED if reason == "too-many-devices" else Fate.QUARANTINED
+        fate = Fate.REFUSED if reason in _POLICY else Fate.QUARANTINED
         detail = (error.detail if isinstance(error, PayloadError) else str(error))[:_DETAIL_MAX]
         topic = message.topic.decode(errors="replace")
         say = _log.debug if reason in self._warned else _log.warning
         self._warned.add(reason)
         say("message not stored", fate=fate.value, reason=reason, topic=topic[:200], detail=detail)
         return DeadLetter(fate, reason, detail, message.topic, message.payload)
+
+
+def _decoded(topic: bytes) -> str:
+    try:
+        return topic.decode()
+    except UnicodeDecodeError as error:
+        raise TopicError(f"not UTF-8: {topic[:200]!r}") from error
 
 
 def _explained(payload: bytes, error: Exception) -> Exception:
@@ -225,7 +280,7 @@ def _explained(payload: bytes, error: Exception) -> Exception:
 def _reason(error: Exception) -> str:
     if isinstance(error, PayloadError):
         return error.reason
-    if isinstance(error, TopicError | UnicodeDecodeError):
+    if isinstance(error, TopicError):
         return "bad-topic"
     return "unforeseen"
 

@@ -3,11 +3,15 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from broker.codec import Publish
 from broker.session import Link
+
+_LARGE: Final = 1_000
+"""From so many messages on, a group is worth its commit: there is no point in waiting."""
 
 
 class Arrivals(msgspec.Struct):
@@ -29,29 +33,38 @@ class Arrivals(msgspec.Struct):
 
 
 class Receiver:
-    """Collects arrivals; a group is closed when it is full or when its oldest message waited."""
+    """Reads in gulps: what the network holds is one group, and groups keep a distance.
 
-    def __init__(self, *, group_max: int = 5_000, group_s: float = 0.01) -> None:
-        self._group_max = group_max
-        self._group_s = group_s
+    A link that has delivered is held back until its messages were taken and the distance has
+    passed; meanwhile the network, and then the broker, keep what comes next. So one read brings
+    many messages, and no more than a read per link is ever waiting here. After a large group the
+    next one may follow at once.
+    """
+
+    def __init__(self, *, distance_s: float = 0.02) -> None:
+        self._distance_s = distance_s
+        self._not_before_s = 0.0
         self._parts: list[tuple[Link, list[Publish]]] = []
         self._count = 0
         self._since_s = 0.0
+        self._held: set[Link] = set()
+        self._stopped = False
         self._any = asyncio.Event()
-        self._full = asyncio.Event()
         self.heard_at_s = time.monotonic()
 
     def receive(self, link: Link, messages: list[Publish]) -> None:
-        """Take over what a link decoded; holds the link back when too much is waiting."""
+        """Take over what a link decoded, and hold the link back."""
         if not self._parts:
             self._since_s = time.monotonic()
             self._any.set()
         self._parts.append((link, messages))
         self._count += len(messages)
-        if self._count >= self._group_max:
-            self._full.set()
-            if self._count >= 4 * self._group_max:
-                link.pause()
+        self._held.add(link)
+        link.pause()
+
+    def stop(self) -> None:
+        """Let the broker keep what has not arrived; what has arrived can still be taken."""
+        self._stopped = True
 
     @property
     def waiting(self) -> int:
@@ -59,20 +72,16 @@ class Receiver:
         return self._count
 
     async def group(self) -> Arrivals:
-        """Everything that has arrived, once there is enough of it or it is old enough."""
+        """What has arrived, as soon as the distance has passed and there is something."""
+        await asyncio.sleep(max(0.0, self._not_before_s - time.monotonic()))
+        if not self._parts and not self._stopped:
+            for link in self._held:
+                link.resume()
+            self._held.clear()
         await self._any.wait()
-        left_s = self._group_s - (time.monotonic() - self._since_s)
-        if left_s > 0 and not self._full.is_set():
-            try:
-                async with asyncio.timeout(left_s):
-                    await self._full.wait()
-            except TimeoutError:
-                pass
         arrivals = Arrivals(self._parts, self._count, self._since_s)
         self._parts, self._count = [], 0
         self._any.clear()
-        self._full.clear()
-        for link, _ in arrivals.parts:
-            link.resume()
-        self.heard_at_s = time.monotonic()
+        now_s = self.heard_at_s = time.monotonic()
+        self._not_before_s = now_s if arrivals.count >= _LARGE else now_s + self._distance_s
         return arrivals

@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import structlog
@@ -27,6 +29,9 @@ from ingest.writer import Writer
 _log = structlog.get_logger(__name__)
 
 _QUIET_S: Final = 0.3
+_LINGER_S: Final = 2.0
+_POLL_S: Final = 0.02
+_OFFERED_MAX: Final = 10_000
 _LEDGER_EVERY_S: Final = 10.0
 _HOUR_US: Final = 3_600_000_000
 
@@ -74,7 +79,7 @@ class IngestService:
             store, spool, in_spool_thread=self._in_spool_thread, revive=self.intake.revive
         )
         self.writer.on_written = self._written
-        self._offered: dict[int, tuple[float, int]] = {}
+        self._offered: deque[tuple[int, float, int]] = deque()
         self._busy = False
 
     async def run(self, session: Session) -> None:
@@ -90,10 +95,14 @@ class IngestService:
         """Return when all that has arrived is in the store.
 
         With `expected`, also wait until at least that many messages were received since the
-        start; without it, until nothing has arrived for a moment.
+        start. Without it, wait until nothing has arrived for a moment, or, where devices never
+        pause, take no more after a while: the broker keeps the rest for the next start.
         """
+        stop_at_s = time.monotonic() + _LINGER_S
         while True:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_POLL_S)
+            if expected is None and time.monotonic() > stop_at_s:
+                self.receiver.stop()
             quiet = time.monotonic() - self.receiver.heard_at_s > _QUIET_S
             here = self.ledger().received >= expected() if expected else quiet
             if here and not self._busy and not self.receiver.waiting and not self.ledger().pending:
@@ -133,7 +142,7 @@ class IngestService:
         if group.received or own:
             number = await self._append(group)
             if taken.points or own:
-                self._offered[number] = (arrivals.since_s, len(taken.points))
+                self._note_offered(number, arrivals.since_s, len(taken.points))
                 self.writer.offer(number, taken.points + own, len(taken.points))
         arrivals.acknowledge()
         self._record(self.accepted_us, arrivals.since_s, arrivals.count)
@@ -142,15 +151,21 @@ class IngestService:
         """What the consumers make of the readings, as points to store with them."""
         announcements: list[Announcement] = []
         for consumer in self._consumers:
-            try:
-                for address, birth in taken.births:
+            for address, birth in taken.births:
+                with self._tolerated():
                     consumer.learn(address, birth)
-                if len(taken.batch):
+            if len(taken.batch):
+                with self._tolerated():
                     announcements += consumer.consume(taken.batch)
-            except Exception:  # noqa: BLE001 - the promise to the sensors does not hang on a consumer
-                self.consumer_failures += 1
-                _log.exception("a consumer failed; its batch is stored without it")
         return [alarm_point(announcement) for announcement in announcements]
+
+    @contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:  # noqa: BLE001 - the promise to the sensors does not hang on a consumer
+            self.consumer_failures += 1
+            _log.exception("a consumer failed; what it was given is stored without it")
 
     async def _append(self, group: Group) -> int:
         """Append, waiting for room as long as it takes: until then nothing is acknowledged."""
@@ -169,9 +184,16 @@ class IngestService:
                 self.holding = None
             return number
 
+    def _note_offered(self, number: int, since_s: float, count: int) -> None:
+        """Remember since when a group is on its way; past a bound, together with older ones."""
+        if len(self._offered) >= _OFFERED_MAX:
+            _, since_s, before = self._offered.pop()
+            count += before
+        self._offered.append((number, since_s, count))
+
     def _written(self, number: int) -> None:
-        for offered in [n for n in self._offered if n <= number]:
-            since_s, count = self._offered.pop(offered)
+        while self._offered and self._offered[0][0] <= number:
+            _, since_s, count = self._offered.popleft()
             self._record(self.stored_us, since_s, count)
 
     @staticmethod

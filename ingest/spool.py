@@ -4,21 +4,27 @@ One SQLite file in WAL mode with `synchronous=FULL`. A group of messages is appe
 transaction together with its entries in the ledger and its dead letters; only then are the
 messages acknowledged. Groups are settled in the order of their numbers, so one number says how
 far the store has come. The newest groups stay for a while after they are settled: after a crash
-they tell which redelivered messages were received before.
+they tell which redelivered messages were received before. This tail gives way when room is short.
+
+Appending leaves some room on the disk, and beside the spool lies a reserve, a file that only takes
+up room: should others fill the disk, it is given back, so that settling, which frees room in the
+spool, is always possible.
 
 A `Spool` is used from one thread at a time.
 """
 
 import fcntl
+import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from broker.messages import PAYLOAD_MAX
 from city.errors import SpoolError, SpoolFull
 from ingest.ledger import DeadLetter, Fate, Ledger
 from ingest.store import Point
@@ -39,8 +45,24 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 CREATE TABLE IF NOT EXISTS settled (one INTEGER PRIMARY KEY CHECK (one = 1), id INTEGER NOT NULL);
 INSERT OR IGNORE INTO settled VALUES (1, 0);
 """
+_DEAD_BYTES: Final = "SELECT coalesce(sum(length(topic) + length(payload)), 0) FROM dead_letters"
+_DELETE_OLDEST_DEAD: Final = """
+DELETE FROM dead_letters WHERE id <= (
+    SELECT max(id) FROM (
+        SELECT id, sum(length(topic) + length(payload)) OVER (ORDER BY id DESC) AS newer_bytes
+        FROM dead_letters
+    ) WHERE newer_bytes > ?
+)
+"""
 _RECEIVED: Final = "received"
-_PAGE_BYTES: Final = 4096
+_RESERVE_BYTES: Final = 8 << 20
+"""Enough for SQLite to merge its log, which it does at 4 MB, and to note what is settled."""
+_LEFT_BYTES: Final = 1 << 20
+"""What appending leaves free on the disk, for settling."""
+_DEAD_LETTERS_SHARE: Final = 8
+"""Dead letters take at most one part in so many of the spool's bound."""
+
+T = TypeVar("T")
 
 Message = tuple[bytes, bytes]
 """Topic and payload, as they came."""
@@ -74,15 +96,22 @@ class Spool:
         max_bytes: int = 8 << 30,
         tail_messages: int = 40_000,
         dead_letters_max: int = 100_000,
+        reserve_bytes: int = _RESERVE_BYTES,
     ) -> None:
         """Open the spool at `path`, or make it.
+
+        Of the dead letters the newest are kept, up to `dead_letters_max` of them and an eighth of
+        `max_bytes`.
 
         Raises:
             SpoolError: It cannot be opened, or another process uses it.
         """
         self.path = path
         self._tail = tail_messages
+        self._max_bytes = max_bytes
         self._dead_letters_max = dead_letters_max
+        self._reserve = path.with_suffix(".reserve")
+        self._reserve_bytes = reserve_bytes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = path.with_suffix(".lock").open("w")
@@ -97,21 +126,26 @@ class Spool:
             raise SpoolError(f"{path}: cannot be opened: {error.strerror}") from error
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA journal_size_limit=67108864")
-            self._db.execute(f"PRAGMA max_page_count={max(64, max_bytes // _PAGE_BYTES)}")
-            self._db.executescript(_SCHEMA)
+            self._open()
         except sqlite3.Error as error:
             self._lock.close()
             raise SpoolError(f"{path}: cannot be used as a spool: {error}") from error
+        self._keep_reserve()
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA journal_size_limit=67108864")
+        # Debian's SQLite overwrites what is deleted, which costs time, and log that a full disk lacks
+        self._db.execute("PRAGMA secure_delete=OFF")
+        self._db.executescript(_SCHEMA)
         row = self._db.execute("SELECT max(id), max(last) FROM groups").fetchone()
-        self._settled = int(self._db.execute("SELECT id FROM settled").fetchone()[0])
+        self._settled = self._number("SELECT id FROM settled")
         self._newest = max(self._settled, row[0] or 0)
         pending = "SELECT coalesce(sum(messages), 0) FROM groups WHERE id > ?"
-        counts = self._read_counts()
-        self._took(counts, int(self._db.execute(pending, (self._settled,)).fetchone()[0]))
+        self._took(self._read_counts(), self._number(pending, self._settled))
         self._last = max(row[1] or 0, self._ledger.received)
+        self._dead_bytes = self._number(_DEAD_BYTES)
 
     def append(self, group: Group) -> int:
         """Make `group` durable and return its number; one with nothing to store gets none of its own.
@@ -120,13 +154,22 @@ class Spool:
             SpoolFull: There is no room; nothing was appended.
             SpoolError: The disk does not take it; nothing was appended.
         """
+        while True:
+            try:
+                return self._append(group)
+            except SpoolFull:
+                if not self._make_room():
+                    raise
+
+    def _append(self, group: Group) -> int:
         kept = bool(group.messages or group.points)
         number, last = self._newest + kept, self._last + group.received
         changes = {(_RECEIVED, ""): group.received, (Fate.DUPLICATE, ""): group.duplicates}
+        body = msgspec.msgpack.encode(group.messages)
+        points = msgspec.msgpack.encode(group.points)
+        self._check_room(len(body) + len(points))
         with self._transaction():
             if kept:
-                body = msgspec.msgpack.encode(group.messages)
-                points = msgspec.msgpack.encode(group.points)
                 self._db.execute(
                     "INSERT INTO groups VALUES (?, ?, ?, ?, ?)",
                     (number, last, len(group.messages), body, points),
@@ -142,6 +185,10 @@ class Spool:
         Raises:
             SpoolError: The disk does not take it; call again later.
         """
+        self._sparing(lambda: self._settle(number, written, refused))
+        self._keep_reserve()
+
+    def _settle(self, number: int, written: int, refused: Sequence[DeadLetter]) -> None:
         with self._transaction():
             self._db.execute("UPDATE settled SET id = ?", (number,))
             self._db.execute(
@@ -153,12 +200,11 @@ class Spool:
 
     def after(self, number: int, messages_max: int) -> list[Spooled]:
         """The first groups after `number`: at least one if there is any, else up to the bound."""
-        rows = self._db.execute(
-            "SELECT id, messages, body, points FROM groups WHERE id > ? ORDER BY id", (number,)
-        )
         found: list[Spooled] = []
         count = 0
-        for identifier, messages, body, points in rows:
+        for identifier, messages, body, points in self._rows(
+            "SELECT id, messages, body, points FROM groups WHERE id > ? ORDER BY id", number
+        ):
             count += messages
             if found and count > messages_max:
                 break
@@ -169,23 +215,21 @@ class Spool:
                     msgspec.msgpack.decode(points, type=list[Point]),
                 )
             )
-        rows.close()
         return found
 
     def recent(self) -> Iterator[Message]:
         """The messages that the broker may deliver again, oldest first."""
-        rows = self._db.execute(
-            "SELECT body FROM groups WHERE last > ? ORDER BY id", (self._last - self._tail,)
-        )
-        for (body,) in rows:
+        for (body,) in self._rows(
+            "SELECT body FROM groups WHERE last > ? ORDER BY id", self._last - self._tail
+        ):
             yield from msgspec.msgpack.decode(body, type=list[Message])
 
     def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
         """The newest dead letters, newest first."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT fate, reason, detail, topic, payload FROM dead_letters "
             "ORDER BY id DESC LIMIT ?",
-            (limit,),
+            limit,
         )
         return [DeadLetter(Fate(row[0]), *row[1:]) for row in rows]
 
@@ -247,27 +291,124 @@ class Spool:
         self._db.executemany(
             "INSERT INTO dead_letters (at_ms, fate, reason, detail, topic, payload) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            [(now_ms, d.fate, d.reason, d.detail, d.topic, d.payload) for d in dead],
+            [(now_ms, d.fate, d.reason, d.detail, d.topic, d.payload[:PAYLOAD_MAX]) for d in dead],
         )
         self._db.execute(
             "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?",
             (self._dead_letters_max,),
         )
+        self._dead_bytes += sum(len(d.topic) + len(d.payload[:PAYLOAD_MAX]) for d in dead)
+        bound = self._max_bytes // _DEAD_LETTERS_SHARE
+        if self._dead_bytes > bound:
+            self._db.execute(_DELETE_OLDEST_DEAD, (bound // 2,))
+            self._dead_bytes = self._number(_DEAD_BYTES)
+
+    def _check_room(self, more_bytes: int) -> None:
+        """Raise when there is no room for `more_bytes`, within the bound or on the disk.
+
+        The bound is waived for an empty spool: it takes a group of any size.
+        """
+        with self._errors():
+            page_bytes = self._number("PRAGMA page_size")
+            size = self._number("PRAGMA page_count") * page_bytes
+            unused = self._number("PRAGMA freelist_count") * page_bytes
+            if size - unused + more_bytes > self._max_bytes and self._oldest():
+                raise SpoolFull(
+                    f"{self.path}: holds {(size - unused) / 1e6:.1f} MB of at most "
+                    f"{self._max_bytes / 1e6:.1f} MB; see why the store takes nothing, "
+                    "or raise spool_max_mb"
+                )
+            size += max(0, more_bytes - unused)
+            if self._disk_short(size, more_bytes):
+                self._merge_log()
+                if self._disk_short(size, more_bytes):
+                    raise SpoolFull(f"{self.path}: the disk is full; make room on it")
+
+    def _disk_short(self, size: int, more_bytes: int) -> bool:
+        """Whether the disk is too full for a spool of `size` bytes and as much log in addition."""
+        growth = max(0, size - self.path.stat().st_size)
+        return shutil.disk_usage(self.path.parent).free < growth + more_bytes + _LEFT_BYTES
+
+    def _merge_log(self) -> None:
+        """Move what SQLite has in its log into the spool's file, and give the log's room back."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _make_room(self) -> bool:
+        """Give up what is not needed now: the tail, then the reserve; False if there is nothing."""
+        if self._sparing(self._shorten_tail):
+            return True
+        if self._settled < self._newest or not self._reserve.exists():
+            return False
+        self._reserve.unlink()
+        return True
+
+    def _shorten_tail(self) -> bool:
+        """Forget the older half of what is settled; whether there was anything to forget."""
+        oldest = self._oldest()
+        if not oldest or oldest > self._settled:
+            return False
+        with self._transaction():
+            self._db.execute("DELETE FROM groups WHERE id <= ?", ((oldest + self._settled) // 2,))
+        return True
+
+    def _oldest(self) -> int:
+        """The number of the oldest group that is kept, 0 if none is."""
+        return self._number("SELECT coalesce(min(id), 0) FROM groups")
+
+    def _sparing(self, work: Callable[[], T]) -> T:
+        """Do `work`, on a full disk in the room that the reserve held."""
+        try:
+            return work()
+        except SpoolFull:
+            if not self._reserve.exists():
+                raise
+            self._reserve.unlink(missing_ok=True)
+            with self._errors():
+                self._merge_log()
+            return work()
+
+    def _keep_reserve(self) -> None:
+        """Take up the reserve's room where as much again is left for the spool."""
+        if self._reserve.exists() or not self._reserve_bytes:
+            return
+        try:
+            if shutil.disk_usage(self.path.parent).free >= 2 * self._reserve_bytes:
+                self._reserve.write_bytes(bytes(self._reserve_bytes))
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
 
     def _read_counts(self) -> dict[tuple[str, str], int]:
         rows = self._db.execute("SELECT fate, reason, count FROM ledger")
         return {(fate, reason): count for fate, reason, count in rows}
 
+    def _number(self, statement: str, *values: int) -> int:
+        return int(self._db.execute(statement, values).fetchone()[0])
+
+    def _rows(self, statement: str, *values: int) -> Iterator[tuple[Any, ...]]:
+        with self._errors():
+            yield from self._db.execute(statement, values)
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
+        with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what SQLite and the system raise into our own errors."""
+        try:
             yield
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
             kind = SpoolFull if "full" in str(error) else SpoolError
-            raise kind(
-                f"{self.path}: {error}; make room on the disk or raise spool_max_mb"
+            raise kind(f"{self.path}: {error}; make room on the disk") from error
+        except OSError as error:
+            raise SpoolError(
+                f"{self.path}: {error.strerror}; do not touch it while it is used"
             ) from error

@@ -5,6 +5,7 @@ points stand alone.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol, TypeVar
 
@@ -20,7 +21,11 @@ from ingest.store import Point, Store
 _log = structlog.get_logger(__name__)
 
 _WRITE_MAX: Final = 10_000
+_WRITE_MIN: Final = 100
+"""A store that calls so few points too many means one of them; batches need not shrink further."""
 _HELD_MAX: Final = 100_000
+_WORTH_A_WRITE: Final = 2_000
+"""With fewer points than that waiting, small groups are collected into one write."""
 
 T = TypeVar("T")
 
@@ -44,8 +49,8 @@ class Held(msgspec.Struct):
 class Writer:
     """Writes groups to the store in the order of their numbers.
 
-    Groups that are offered while the store keeps up are written from memory; when it falls behind
-    by more than a bound, they are read back from the spool.
+    Groups that are offered while the store keeps up are written from memory, several in one write
+    if they are small; when it falls behind by more than a bound, they are read back from the spool.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class Writer:
         in_spool_thread: InSpoolThread,
         revive: Callable[[Iterable[Message]], list[Point]],
         write_max: int = _WRITE_MAX,
+        held_max: int = _HELD_MAX,
+        distance_s: float = 0.05,
     ) -> None:
         self.messages_written = 0
         self.values_written = 0
@@ -69,8 +76,11 @@ class Writer:
         self._in_spool_thread = in_spool_thread
         self._revive = revive
         self._write_max = write_max
-        self._held: list[Held] = []
+        self._held: deque[Held] = deque()
         self._held_points = 0
+        self._held_max = held_max
+        self._distance_s = distance_s
+        self._warned = False
         self._newest = spool.newest
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -79,7 +89,7 @@ class Writer:
     def offer(self, number: int, points: list[Point], messages: int) -> None:
         """Take note of group `number`, which is in the spool now."""
         follows = not self._held or self._held[-1].number == number - 1
-        if follows and self._held_points < _HELD_MAX:
+        if follows and self._held_points < self._held_max:
             self._held.append(Held(number, points, messages))
             self._held_points += len(points)
         self._newest = max(self._newest, number)
@@ -88,11 +98,16 @@ class Writer:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
+            began_s = loop.time()
             groups = await self._next()
             if groups:
                 await self._write_groups(groups)
+                early_s = began_s + self._distance_s - loop.time()
+                if early_s > 0 and self._held_points < _WORTH_A_WRITE:
+                    await asyncio.sleep(early_s)
             else:
                 self._wake.clear()
                 self._idle.set()
@@ -105,7 +120,7 @@ class Writer:
         """The next groups in order: from memory if they are there, else from the spool."""
         settled = self._spool.settled
         while self._held and self._held[0].number <= settled:
-            self._held_points -= len(self._held.pop(0).points)
+            self._held_points -= len(self._held.popleft().points)
         if self._held and self._held[0].number == settled + 1:
             return self._from_memory()
         if settled >= self._newest:
@@ -153,7 +168,7 @@ class Writer:
                     return {0: str(error)}
                 half = len(points) // 2
                 if isinstance(error, StoreTooLarge):
-                    self._write_max = min(self._write_max, half)
+                    self._write_max = min(self._write_max, max(half, _WRITE_MIN))
                 first = await self._write(points[:half])
                 second = await self._write(points[half:])
                 return first | {half + position: why for position, why in second.items()}
@@ -196,8 +211,10 @@ class Writer:
         spooled = await self._in_spool_thread(lambda: self._spool.after(before, 1))
         messages = spooled[0][1]
         self.points_refused += len(places)
-        for why in set(places.values()):
-            _log.warning("the store refuses a point", store=self._store.name, why=why)
+        for why in sorted(set(places.values())):
+            say = _log.debug if self._warned else _log.warning
+            self._warned = True
+            say("the store refuses a point", store=self._store.name, why=why)
         return [
             DeadLetter(Fate.REFUSED, "store", why, *messages[place])
             for place, why in places.items()

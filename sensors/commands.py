@@ -18,6 +18,8 @@ class Commander:
 
     def __init__(self, engine: CityEngine, clock: Clock) -> None:
         self.refused = 0
+        self.underway = 0
+        """Commands whose valve is still travelling, and which are answered when it arrives."""
         self._engine = engine
         self._clock = clock
 
@@ -61,7 +63,12 @@ class Commander:
             id=command.id, ok=True, ts=arrives_ms, detail=f"{_DONE[command.name]} in {took_s:.1f} s"
         )
         wait_s = 0.0 if self._clock.as_fast_as_possible else took_s / self._clock.speed
-        asyncio.get_running_loop().call_later(wait_s, self._answer, device, reply)
+        self.underway += 1
+        asyncio.get_running_loop().call_later(wait_s, self._arrived, device, reply)
+
+    def _arrived(self, device: VirtualDevice, reply: Reply) -> None:
+        self.underway -= 1
+        self._answer(device, reply)
 
     def _answer(self, device: VirtualDevice, reply: Reply) -> None:
         device.reply(reply)

@@ -13,12 +13,15 @@ from typing import Final, Protocol, cast
 from broker import codec
 from broker.messages import Birth, MeasuredQuantity, Reply, Status, Telemetry, encode
 from broker.topics import Channel, device_topic
-from city.cityfile import Device
+from city.cityfile import Device, Position
 from city.errors import ProtocolError
 from city.quantities import QUANTITIES
 
 _TELEMETRY_MIDS: Final = 60_000
 """Telemetry uses the packet identifiers up to here, everything else those above."""
+
+_RETAIN: Final = 0x01
+"""The bit in a PUBLISH packet's first byte."""
 
 
 class Connection(Enum):
@@ -43,6 +46,8 @@ class Home(Protocol):
     """Telemetry messages that a full backlog pushed out."""
     online: int
     """Devices that are online."""
+    at_s: float
+    """The event loop's time, to within a slot: asking it for every message costs too much."""
 
     def now_ms(self) -> int:
         """The simulated instant."""
@@ -57,12 +62,12 @@ class Home(Protocol):
         """Called when a command arrives."""
 
 
-def birth_of(device: Device) -> Birth:
-    """The document by which a device introduces itself."""
+def birth_of(device: Device, position: Position) -> Birth:
+    """The document by which a device that stands at `position` introduces itself."""
     return Birth(
         kind=device.kind.id,
         model=device.kind.model,
-        position=device.position,
+        position=position,
         interval_s=device.interval_ms / 1000,
         quantities={
             name: MeasuredQuantity(unit=q.unit, low=q.low, high=q.high)
@@ -82,11 +87,12 @@ class VirtualDevice(asyncio.Protocol):
     __slots__ = (
         "_backlog", "_command_topic", "_control_mid", "_decoder", "_home", "_mid", "_seq",
         "_telemetry_topic", "_transport", "_unacked", "answered", "device", "heard_at_s",
-        "sent_at_s", "state",
+        "position", "sent_at_s", "state",
     )  # fmt: skip
 
-    def __init__(self, device: Device, home: Home) -> None:
+    def __init__(self, device: Device, position: Position, home: Home) -> None:
         self.device = device
+        self.position = position
         self.state = Connection.ASLEEP
         self.heard_at_s = 0.0
         self.sent_at_s = 0.0
@@ -111,6 +117,11 @@ class VirtualDevice(asyncio.Protocol):
     def waiting(self) -> int:
         """Messages that the broker has not acknowledged."""
         return len(self._unacked) + len(self._backlog)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, usable or not."""
+        return self._transport is not None
 
     def hello(self, *, keep_alive_s: int, username: str | None, password: bytes | None) -> bytes:
         """The CONNECT packet, with the last will."""
@@ -176,7 +187,7 @@ class VirtualDevice(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Put bytes on the wire."""
         if self._transport is not None:
-            self.sent_at_s = asyncio.get_running_loop().time()
+            self.sent_at_s = self._home.at_s
             self._transport.write(data)
 
     def ping(self) -> None:
@@ -195,7 +206,7 @@ class VirtualDevice(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Decode and act; called by the event loop."""
-        self.heard_at_s = asyncio.get_running_loop().time()
+        self.heard_at_s = self._home.at_s
         decoder = self._decoder
         if decoder is None:
             return
@@ -232,8 +243,10 @@ class VirtualDevice(asyncio.Protocol):
         self._home.online += 1
         address = self.device.address
         self.write(codec.subscribe(codec.MID_MAX, [(device_topic(address, Channel.COMMAND), 1)]))
+        # what is retained is said anew: an older birth or state must not come after it
+        self._unacked = {mid: sent for mid, sent in self._unacked.items() if not sent[0] & _RETAIN}
         repeated = list(self._unacked.values())
-        self.say(Channel.META, encode(birth_of(self.device)), retain=True)
+        self.say(Channel.META, encode(birth_of(self.device, self.position)), retain=True)
         online = Status(state="online", ts=self._home.now_ms())
         self.say(Channel.STATUS, encode(online), retain=True)
         for sent_before in repeated:
@@ -241,10 +254,12 @@ class VirtualDevice(asyncio.Protocol):
         self._send_backlog()
 
     def _acknowledged(self, mid: int) -> None:
-        if self._unacked.pop(mid, None) is not None and mid <= _TELEMETRY_MIDS:
+        if self._unacked.pop(mid, None) is None:
+            return
+        if mid <= _TELEMETRY_MIDS:
             self._home.acknowledged += 1
-            if self._backlog:
-                self._send_backlog()
+        if self._backlog:
+            self._send_backlog()
 
     def _send_backlog(self) -> None:
         while self._backlog and len(self._unacked) < self._home.window:

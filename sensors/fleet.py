@@ -3,6 +3,8 @@
 import asyncio
 import ssl
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -46,6 +48,7 @@ class Fleet:
         self.window = window
         self.backlog_max = backlog_max
         self.online = 0
+        self.at_s = asyncio.get_running_loop().time()
         self.connects = 0
         self.messages = 0
         self.readings = 0
@@ -55,6 +58,8 @@ class Fleet:
         """How far sending ever lagged behind the clock, on the wall."""
         self.refusals: Counter[int] = Counter()
         """CONNACK return codes other than 0."""
+        self.simulated_ms = 0
+        """How much simulated time has been sent."""
         self._engine = engine
         self._clock = clock
         self._address = address
@@ -62,11 +67,13 @@ class Fleet:
         self._tls = tls
         self._keep_alive_s = keep_alive_s
         self._commander = Commander(engine, clock)
+        positions = engine.device_positions()
         self._devices = {
-            id(group): [VirtualDevice(device, self) for device in group.devices]
+            id(group): [VirtualDevice(d, positions[d.name], self) for d in group.devices]
             for group in engine.groups
         }
         self._backoffs: dict[VirtualDevice, Backoff] = {}
+        self._turned_away: set[VirtualDevice] = set()
         self._connecting = asyncio.Semaphore(_CONNECTING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = False
@@ -93,6 +100,7 @@ class Fleet:
 
     async def leave(self) -> bool:
         """Wait until all is acknowledged, say goodbye and disconnect; whether all was."""
+        await _until(lambda: not self._commander.underway, _PART_TIMEOUT_S)
         done = await self._all_acknowledged(_SEND_TIMEOUT_S)
         self._leaving = True
         for device in self.devices:
@@ -104,6 +112,7 @@ class Fleet:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _until(lambda: not any(device.connected for device in self.devices), _PART_TIMEOUT_S)
         return done
 
     def now_ms(self) -> int:
@@ -123,6 +132,7 @@ class Fleet:
         if not self.refusals[code]:
             _log.warning("the broker refuses a device", device=device.device.name, code=code)
         self.refusals[code] += 1
+        self._turned_away.add(device)
         device.abort()
 
     def commanded(self, device: VirtualDevice, payload: bytes) -> None:
@@ -162,19 +172,20 @@ class Fleet:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._keep_alive_s / 4)
-            now_s = loop.time()
+            now_s = self.at_s = loop.time()
             for device in self.devices:
                 if device.state in {Connection.ASLEEP, Connection.GONE}:
                     continue
                 if now_s - device.heard_at_s > self._keep_alive_s * 1.5:
                     device.abort()
-                elif now_s - max(device.heard_at_s, device.sent_at_s) > self._keep_alive_s / 2:
+                elif now_s - device.sent_at_s > self._keep_alive_s / 2:
                     device.ping()
                 if device.state is Connection.ONLINE:
                     self._backoffs.pop(device, None)
 
     async def _send(self, until_ms: int | None) -> None:
         clock = self._clock
+        loop = asyncio.get_running_loop()
         fast = clock.as_fast_as_possible
         slot_ms = _FAST_SLOT_MS if fast else max(1, round(_SLOT_S * 1000 * clock.speed))
         from_ms = clock.start_ms
@@ -183,6 +194,7 @@ class Fleet:
                 from_ms + slot_ms if until_ms is None else min(from_ms + slot_ms, until_ms)
             )
             await clock.sleep_until(slot_end_ms)
+            self.at_s = loop.time()
             for frame in self._engine.frames(from_ms, slot_end_ms):
                 self._measure(frame)
             if fast:
@@ -191,6 +203,7 @@ class Fleet:
                 late_ms = (clock.now_ms() - slot_end_ms) / clock.speed
                 self.late_ms_max = max(self.late_ms_max, late_ms)
             from_ms = slot_end_ms
+            self.simulated_ms = from_ms - clock.start_ms
 
     def _measure(self, frame: Frame) -> None:
         """Hand every row of `frame` to its device."""
@@ -219,14 +232,26 @@ class Fleet:
     async def _room(self) -> None:
         """As fast as possible means as fast as the broker takes it."""
         bound = _FAST_WAITING_PER_DEVICE * max(1, len(self.devices))
-        while self.messages - self.acknowledged - self.dropped > bound:  # noqa: ASYNC110 - counting is cheaper than waking somebody at every acknowledgement
+        while self.messages - self.acknowledged - self.dropped - self._stuck() > bound:  # noqa: ASYNC110 - counting is cheaper than waking somebody at every acknowledgement
             await asyncio.sleep(0.001)
 
+    def _stuck(self) -> int:
+        """Messages of devices that the broker does not let in: nobody waits for those."""
+        return sum(device.waiting for device in self._shut_out())
+
+    def _shut_out(self) -> set[VirtualDevice]:
+        return {d for d in self._turned_away if d.state is not Connection.ONLINE}
+
     async def _all_acknowledged(self, patience_s: float) -> bool:
-        try:
-            async with asyncio.timeout(patience_s):
-                while any(d.waiting for d in self.devices if d.state is not Connection.GONE):  # noqa: ASYNC110 - the same
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            return False
-        return True
+        """Wait for the devices that can still send; whether nothing at all is left."""
+        others = [device for device in self.devices if device not in self._shut_out()]
+        await _until(lambda: not any(device.waiting for device in others), patience_s)
+        return not self.waiting
+
+
+async def _until(condition: Callable[[], object], patience_s: float) -> None:
+    """Return when `condition` holds, or after the patience."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            while not condition():  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.01)

@@ -1,0 +1,92 @@
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.messages import AlarmEvent, Announcement
+from city.cityfile import Address
+from ingest.ledger import Ledger
+from ingest.points import alarm_point, ledger_point
+from ingest.store import Point, PointKey
+
+T0 = 1_795_413_600_000
+ADDRESS = Address("lanting", "east", "gas", "main", "node-1")
+EVENT = AlarmEvent(
+    rule="pressure",
+    event="raised",
+    state="active",
+    severity="high",
+    level="HH",
+    quantity="gas_pressure",
+    value=111.0,
+    limit=110.0,
+    unit="kPa",
+    ts=T0,
+    raised=T0 - 1000,
+    standard="ST 1",
+    clause="4.2",
+)
+ANNOUNCEMENTS = st.builds(Announcement, st.just(ADDRESS), st.from_type(AlarmEvent))
+LEDGERS = st.builds(Ledger, received=st.integers(0, 2**53), pending=st.integers(0, 2**53))
+
+
+def field_names(point: Point) -> list[str]:
+    """The names of all fields of a point."""
+    return [*point.values, *point.counts, *point.texts]
+
+
+def test_an_alarm_event_as_a_point() -> None:
+    """An alarm event is a row of `alarms`: device and rule as tags, what happened as fields."""
+    tags = {
+        "city": "lanting",
+        "device": "node-1",
+        "district": "east",
+        "domain": "gas",
+        "rule": "pressure",
+        "site": "main",
+    }
+    texts = {
+        "event": "raised",
+        "state": "active",
+        "severity": "high",
+        "level": "HH",
+        "quantity": "gas_pressure",
+        "unit": "kPa",
+        "standard": "ST 1",
+        "clause": "4.2",
+    }
+    key = PointKey("alarms", tuple(tags.items()))
+    expected = Point(key, T0, {"value": 111.0, "limit": 110.0}, {"raised": T0 - 1000}, texts)
+
+    assert expected == alarm_point(Announcement(ADDRESS, EVENT))
+
+
+def test_an_empty_text_is_left_out() -> None:
+    """An alarm of a rule without a clause has no such field."""
+    event = msgspec.structs.replace(EVENT, clause="")
+
+    assert "clause" not in alarm_point(Announcement(ADDRESS, event)).texts
+
+
+def test_the_ledger_as_a_point() -> None:
+    """The ledger is a row of `cityeye` with one integer per fate."""
+    ledger = Ledger(received=15, written=1, duplicate=2, quarantined=3, refused=4, pending=5)
+    counts = {
+        "received": 15,
+        "written": 1,
+        "duplicate": 2,
+        "quarantined": 3,
+        "refused": 4,
+        "pending": 5,
+    }
+    expected = Point(PointKey("cityeye", (("part", "ledger"),)), T0, {}, counts, {})
+
+    assert expected == ledger_point(ledger, ts=T0)
+
+
+@given(st.one_of(ANNOUNCEMENTS.map(alarm_point), LEDGERS.map(lambda x: ledger_point(x, ts=T0))))
+def test_every_point_keeps_the_rules_of_a_store(point: Point) -> None:
+    """Tags are sorted by name, and a name stands in one kind of field only."""
+    names = field_names(point)
+
+    assert sorted(point.key.tags) == list(point.key.tags)
+    assert len(set(names)) == len(names) > 0
