@@ -6,6 +6,10 @@ import msgspec
 
 from city.quantities import Domain
 
+_ANY: Final = ("calibrate", "set_interval")
+_VALVE: Final = ("close_valve", "open_valve", *_ANY)
+_PLANT: Final = ("stop_unit", *_ANY)
+
 
 class DeviceKind(msgspec.Struct, frozen=True):
     """A model of sensor: what it measures, how often, and which commands it obeys."""
@@ -17,7 +21,7 @@ class DeviceKind(msgspec.Struct, frozen=True):
     model: str
     quantities: tuple[str, ...]
     interval_s: float
-    commands: tuple[str, ...] = ()
+    commands: tuple[str, ...] = _ANY
 
 
 class PlantKind(msgspec.Struct, frozen=True):
@@ -56,16 +60,16 @@ _DEVICE_ROWS: Final = (
     DeviceKind("gas-node", Domain.GAS, "Gas pressure and flow", "燃气压力流量计",
                "CE-GP2", ("gas_pressure", "gas_flow"), 2.0),
     DeviceKind("gas-valve", Domain.GAS, "Remote shut-off valve", "燃气紧急切断阀",
-               "CE-GV2", ("gas_pressure", "valve_position"), 2.0, ("close_valve", "open_valve")),
+               "CE-GV2", ("gas_pressure", "valve_position"), 2.0, _VALVE),
     DeviceKind("gas-detector", Domain.GAS, "Methane detector", "可燃气体探测器",
-               "CE-GD1", ("methane",), 2.0),
+               "CE-GD1", ("methane",), 2.0, ("ventilate", *_ANY)),
     DeviceKind("stack-cems", Domain.EMISSION, "Stack analyser (CEMS)", "烟气连续监测系统",
-               "CE-ST12", _STACK, 5.0),
+               "CE-ST12", _STACK, 5.0, _PLANT),
     DeviceKind("outfall", Domain.EMISSION, "Outfall monitor", "污水排放监测仪",
                "CE-OF6", ("effluent_flow", "effluent_ph", "effluent_cod", "effluent_ammonia_n",
-                          "effluent_total_p", "effluent_total_n"), 5.0),
+                          "effluent_total_p", "effluent_total_n"), 5.0, _PLANT),
     DeviceKind("plant-meter", Domain.EMISSION, "Production and power meter", "生产用电工况监测仪",
-               "CE-PM2", ("plant_load", "plant_power"), 5.0),
+               "CE-PM2", ("plant_load", "plant_power"), 5.0, _PLANT),
 )  # fmt: skip
 DEVICE_KINDS: Final = {row.id: row for row in _DEVICE_ROWS}
 

@@ -34,6 +34,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     city: Annotated[str, Meta(description="The city: a shipped one by name, or a .yaml file.")] = (
         "lanting"
     )
+    devices: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Simulate a generated city of so many devices instead."),
+    ] = None
+    scenario: Annotated[
+        str | None,
+        Meta(
+            description="A scenario in place of the city's own events: a shipped one by name (see "
+            "`cityeye scenarios`), or a .yaml file."
+        ),
+    ] = None
+    truth: Annotated[
+        Path | None,
+        Meta(
+            description="Where the ground truth of all events goes (JSON lines); default for run: "
+            "truth.jsonl in the data directory."
+        ),
+    ] = None
     seed: Annotated[
         int | None, Meta(description="Seed of all randomness; default: the city file's.")
     ] = None
@@ -41,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         Meta(
             description="Where simulated time begins: 'now' or an ISO 8601 instant; default: now "
-            "at speed 1, else the city file's start."
+            "at speed 1, else the start of the scenario or city file."
         ),
     ] = None
     speed: Annotated[
@@ -140,7 +158,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def duration_s(self) -> float | None:
         """How long to work [s], of simulated time where time is simulated; None for ever."""
-        return None if self.for_ is None else _duration_s(str(self.for_))
+        return None if self.for_ is None else seconds_in(str(self.for_))
 
     @property
     def duration_ms(self) -> int | None:
@@ -151,7 +169,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Where simulated time begins, in milliseconds since the epoch, UTC."""
         start = self.start
         if start is None:
-            if self.simulated_speed == 1.0 or city_start is None:
+            live = self.simulated_speed == 1.0 and self.scenario is None
+            if live or city_start is None:
                 return now_ms
             return round(city_start.timestamp() * 1000)
         return now_ms if start == "now" else round(_instant(start).timestamp() * 1000)
@@ -304,12 +323,12 @@ def _instant(text: str) -> datetime:
     return instant
 
 
-def _duration_s(text: str) -> float:
+def seconds_in(text: str, name: str = "for") -> float:
     """The seconds in a duration such as `90s`, `5m`, `1h` or a bare number of seconds."""
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match["number"]) * _UNIT_S[match["unit"] or "s"] if match else 0.0
     if not _SHORTEST_S <= seconds <= _LONGEST_S:
         raise SettingError(
-            f"for: {text!r} is not a duration of 1 ms to 100 years; give e.g. 90s, 5m, 1h or 2d"
+            f"{name}: {text!r} is not a duration of 1 ms to 100 years; give e.g. 90s, 5m, 1h or 2d"
         )
     return seconds

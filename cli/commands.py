@@ -17,6 +17,7 @@ from city.settings import Settings
 from cli.directory import announced, reserved
 from cli.ingesting import ingesting, rules_of
 from cli.live import View
+from cli.scenarios import playing
 from cli.simulating import Simulating, simulating
 from cli.stopping import Stop
 from cli.summary import Outcome, ingested, simulated
@@ -29,14 +30,15 @@ _ALLOCATIONS_PER_COLLECTION: Final = 50_000
 async def run(settings: Settings) -> Outcome:
     """The whole chain in one process."""
     stop = Stop()
-    city = load_city(settings.city)
+    city = playing(settings)
     rules = rules_of(settings, city)
+    truth = settings.truth or settings.data / "truth.jsonl"
     begins_ms = settings.start_ms(city.start, wall_ms())
     with reserved(settings.data):
         async with (
             _broker(settings) as broker,
             ingesting(settings, broker, rules, city=city.city, begins_ms=begins_ms) as ingest,
-            simulating(settings, broker, city) as sim,
+            simulating(settings, broker, city, truth=truth) as sim,
         ):
             for remark in rules.remarks(_day(sim)):
                 _log.warning(remark)
@@ -55,13 +57,13 @@ async def run(settings: Settings) -> Outcome:
 async def sim(settings: Settings) -> Outcome:
     """The simulated sensors alone; only a broker of our own needs the data directory."""
     stop = Stop()
-    city = load_city(settings.city)
+    city = playing(settings)
     chosen = None if settings.broker is None else parse_broker(settings.broker)
     own = not isinstance(chosen, BrokerAddress)
     with reserved(settings.data) if own else nullcontext():
         async with (
             _broker(settings) as broker,
-            simulating(settings, broker, city) as simulation,
+            simulating(settings, broker, city, truth=settings.truth) as simulation,
         ):
             view = View(_title(city), broker.name, simulating=simulation, zone=city.zone)
             announcing = announced(settings.data, broker.address, city.timezone)

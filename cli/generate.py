@@ -18,12 +18,11 @@ from city.cityfile import City
 from city.clock import wall_ms
 from city.documents import suggestion
 from city.errors import SettingError
-from city.settings import Settings, duration_s, resolve
-from city.synthetic import synthetic_city
+from city.settings import Settings, resolve, seconds_in
 from cli import options
 from cli.logs import CONSOLE, start_logging
 from cli.outputs import LineFiles, StoreOutput
-from cli.scenarios import ScenarioOption, playing
+from cli.scenarios import playing
 from cli.summary import Outcome
 from ingest.storeurl import open_store
 from sensors.engine import CityEngine, Frame
@@ -44,20 +43,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     out: Path
     format: Format = "parquet"
-    scenario: str | None = None
     truth: bool = False
     """Whether to write the true value beside the shown one, for every reading that differs."""
-    devices: int | None = None
     interval: str | None = None
 
 
 def command(
     city: options.City = None,
-    scenario: ScenarioOption = None,
-    devices: Annotated[
-        int | None,
-        typer.Option("--devices", min=1, help="Generate a city of so many devices instead."),
-    ] = None,
+    scenario: options.Scenario = None,
+    devices: options.Devices = None,
     interval: Annotated[
         str | None,
         typer.Option(
@@ -90,12 +84,19 @@ def command(
 
     Example: cityeye generate --scenario river-spill --for 1d --out spill
     """
-    given = {"city": city, "for": for_, "seed": seed, "start": start, "store": store}
+    given = {
+        "scenario": scenario,
+        "devices": devices,
+        "city": city,
+        "for": for_,
+        "seed": seed,
+        "start": start,
+        "store": store,
+    }
     settings = resolve({**given, "data": data, "log": log}, os.environ, config)
     start_logging(settings.log)
     request = Request(
-        settings=settings, out=out, format=_format(format_), scenario=scenario, truth=truth,
-        devices=devices, interval=interval,
+        settings=settings, out=out, format=_format(format_), truth=truth, interval=interval,
     )  # fmt: skip
     sys.exit(generate(request).show(as_json=json))
 
@@ -127,7 +128,11 @@ def generate(request: Request) -> Outcome:
                 output.end_day(day)
             advance((until_ms - start_ms) / (stop_ms - start_ms))
     took_s = time.perf_counter() - began_s
-    figures: dict[str, Any] = {"city": city.city, "scenario": request.scenario, "seed": seed}
+    figures: dict[str, Any] = {
+        "city": city.city,
+        "scenario": request.settings.scenario,
+        "seed": seed,
+    }
     figures |= {
         "simulated_s": (stop_ms - start_ms) / 1000,
         "devices": sum(len(group.devices) for group in engine.groups),
@@ -179,15 +184,9 @@ class Counted:
 
 def _city(request: Request) -> City:
     """The city to simulate: generated if its size or interval is asked for."""
-    interval_s = None if request.interval is None else duration_s(request.interval, "interval")
-    if request.devices is None:
-        city = playing(request.settings.city, request.scenario)
-        return city if interval_s is None else with_interval(city, interval_s)
-    if request.scenario is not None:
-        raise SettingError(
-            "--devices generates a city, which has not the scenario's places; give one of the two"
-        )
-    return synthetic_city(request.devices, interval_s=interval_s, seed=1)
+    interval_s = None if request.interval is None else seconds_in(request.interval, "interval")
+    city = playing(request.settings)
+    return city if interval_s is None else with_interval(city, interval_s)
 
 
 def with_interval(city: City, interval_s: float) -> City:

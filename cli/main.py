@@ -13,7 +13,7 @@ import uvloop
 
 from city.errors import CityEyeError
 from city.settings import Settings, resolve
-from cli import alarms, check, commands, doctor, options
+from cli import alarms, check, commands, doctor, generate, options, replay, scenarios
 from cli.logs import start_logging
 from cli.summary import Outcome
 
@@ -52,6 +52,8 @@ def main() -> None:
 @app.command(epilog=options.EPILOG)
 def run(
     city: options.City = None,
+    scenario: options.Scenario = None,
+    devices: options.Devices = None,
     seed: options.Seed = None,
     start: options.Start = None,
     speed: options.Speed = None,
@@ -67,6 +69,7 @@ def run(
     drain_s: options.Drain = None,
     spool_max_mb: options.SpoolMax = None,
     devices_max: options.DevicesMax = None,
+    truth: options.Truth = None,
     log: options.Log = None,
     config: options.Config = None,
     json: options.Json = False,
@@ -84,6 +87,8 @@ def run(
 @app.command(epilog=options.EPILOG)
 def sim(
     city: options.City = None,
+    scenario: options.Scenario = None,
+    devices: options.Devices = None,
     seed: options.Seed = None,
     start: options.Start = None,
     speed: options.Speed = None,
@@ -94,6 +99,7 @@ def sim(
     window: options.Window = None,
     data: options.Data = None,
     patience_s: options.Patience = None,
+    truth: options.Truth = None,
     log: options.Log = None,
     config: options.Config = None,
     json: options.Json = False,
@@ -134,6 +140,21 @@ def ingest(
     """
     settings = _settings(locals())
     _finish(commands.ingest(settings, every_city=every_city), as_json=json)
+
+
+app.command("generate", epilog=options.EPILOG)(generate.command)
+app.command("replay", epilog=options.EPILOG)(replay.command)
+
+
+@app.command("scenarios")
+def list_scenarios(
+    json: options.Json = False,
+) -> None:
+    """List the scenarios that run, sim and generate can play, one line each.
+
+    Example: cityeye run --scenario gas-burst --speed 10
+    """
+    sys.exit(scenarios.scenarios().show(as_json=json))
 
 
 @app.command("check")

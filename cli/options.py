@@ -17,6 +17,9 @@ def _option(name: str, *, metavar: str | None = None) -> Any:
 
 
 City = Annotated[str | None, _option("city", metavar="NAME|FILE")]
+Scenario = Annotated[str | None, _option("scenario", metavar="NAME|FILE")]
+Devices = Annotated[int | None, _option("devices", metavar="NUMBER")]
+Truth = Annotated[Path | None, _option("truth", metavar="FILE")]
 Seed = Annotated[int | None, _option("seed", metavar="NUMBER")]
 Start = Annotated[str | None, _option("start", metavar="INSTANT")]
 Speed = Annotated[str | None, _option("speed", metavar="NUMBER|max")]

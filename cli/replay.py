@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 import structlog
 import typer
@@ -17,7 +17,6 @@ from city.settings import Settings, resolve
 from cli import options
 from cli.logs import start_logging
 from cli.summary import Outcome
-from sensors.engine import CityEngine
 from sensors.fleet import Fleet
 from sensors.recording import read_map, read_rows
 from sensors.replay import Replay
@@ -121,9 +120,7 @@ async def _play(
         keeper = Timekeeper(session, clock, city=city, seed=0)
         await keeper.announce()
         running.append(tasks.create_task(keeper.run(), name="clock"))
-        # recorded devices obey no commands, which is all that a fleet needs an engine for besides
-        source = cast("CityEngine", recording)
-        fleet = Fleet(source, clock, broker.address, password=password, tls=tls)
+        fleet = Fleet(recording, clock, broker.address, password=password, tls=tls)
         duration_ms = settings.duration_ms
         until_ms = recording.last_ms + 1
         if duration_ms is not None:

@@ -1,23 +1,10 @@
 """`cityeye scenarios`, and the scenario that other commands play."""
 
-from typing import Annotated
-
-import typer
-
-from city.cityfile import City, load_city
+from city.cityfile import GENERATED, City, load_city
+from city.errors import SettingError
 from city.scenarios import load_scenario, shipped_scenarios, with_scenario
+from city.settings import Settings
 from cli.summary import Outcome
-
-ScenarioOption = Annotated[
-    str | None,
-    typer.Option(
-        "--scenario",
-        metavar="NAME|FILE",
-        envvar="CITYEYE_SCENARIO",
-        show_envvar=False,
-        help="A scenario in place of the city's own events; see `cityeye scenarios`.",
-    ),
-]
 
 
 def scenarios() -> Outcome:
@@ -26,11 +13,19 @@ def scenarios() -> Outcome:
     return Outcome({story.scenario: story.sentence for story in stories}, complete=True)
 
 
-def playing(city_name: str, scenario_name: str | None) -> City:
-    """The city of that name, with the scenario of that name laid over it.
+def playing(settings: Settings) -> City:
+    """The city that the settings name, or one of so many devices, with the scenario laid over it.
 
     Raises:
         InputError: There is no such city or scenario, or the city lacks what the scenario needs.
     """
-    city = load_city(city_name)
-    return city if scenario_name is None else with_scenario(city, load_scenario(scenario_name))
+    if settings.devices is None:
+        city = load_city(settings.city)
+    elif settings.scenario is None:
+        city = load_city(f"{GENERATED}:{settings.devices}")
+    else:
+        raise SettingError(
+            "--devices generates a city, which has not the scenario's places; give one of the two"
+        )
+    name = settings.scenario
+    return city if name is None else with_scenario(city, load_scenario(name))

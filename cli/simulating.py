@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Final
 
 import msgspec
 import structlog
@@ -17,8 +19,12 @@ from sensors.engine import CityEngine
 from sensors.fleet import Fleet
 from sensors.network import solve_network
 from sensors.timekeeper import Timekeeper
+from sensors.truth import TruthLog
+from sensors.truthteller import Truthteller
 
 _log = structlog.get_logger(__name__)
+
+_TELL_TIMEOUT_S: Final = 5.0
 
 
 class Simulating(msgspec.Struct, frozen=True):
@@ -28,6 +34,7 @@ class Simulating(msgspec.Struct, frozen=True):
     seed: int
     fleet: Fleet
     clock: Clock
+    teller: Truthteller
 
     async def play(self, settings: Settings, stop: asyncio.Event) -> bool:
         """Simulate until the time is over or `stop` is set; whether all was acknowledged."""
@@ -49,9 +56,9 @@ class Simulating(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def simulating(
-    settings: Settings, broker: RunningBroker, city: City
+    settings: Settings, broker: RunningBroker, city: City, *, truth: Path | None = None
 ) -> AsyncIterator[Simulating]:
-    """The simulated city with its fleet, ready to play.
+    """The simulated city with its fleet, ready to play; `truth` is where its truth log goes.
 
     Raises:
         BrokerError: The broker refuses us, or cannot be reached within the patience.
@@ -79,7 +86,13 @@ async def simulating(
         await keeper.announce()
         ticking.append(tasks.create_task(keeper.run(), name="clock"))
         fleet = Fleet(engine, clock, broker.address, password=settings.broker_password, tls=tls)
-        yield Simulating(city, seed, fleet, clock)
+        with TruthLog(truth) if truth else nullcontext() as log:
+            teller = Truthteller(session, engine, clock, city=city.city, log=log)
+            ticking.append(tasks.create_task(teller.run(), name="truth"))
+            yield Simulating(city, seed, fleet, clock, teller)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TELL_TIMEOUT_S):
+                    await teller.tell(clock.start_ms + fleet.simulated_ms)
         session.disconnect()
         for task in ticking:
             task.cancel()

@@ -179,9 +179,7 @@ class CityEngine:
             InputError: There is no plant.
         """
         site = target.partition("/")[0]
-        if self.world.plants is None:
-            raise InputError(f"no plant at {site!r}: this city has none")
-        stands_ms = self.world.plants.stop_unit(site, ts_ms)
+        stands_ms = self.world.stop_unit(site, ts_ms)
         for sampler in self._samplers:
             rows = [r for r, own in enumerate(sampler.group.devices) if own.site.id == site]
             sampler.script.command("stopped", rows, stands_ms, FOR_EVER_MS)

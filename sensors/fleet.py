@@ -3,20 +3,23 @@
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Final
+from heapq import heappop, heappush
+from typing import Final, Protocol
 
 import numpy as np
 import structlog
 
 from broker.choice import BrokerAddress
 from city.backoff import Backoff
+from city.cityfile import Position
 from city.clock import Clock
 from city.readings import Flag
-from sensors.commands import Commander
+from sensors.commands import Commander, Obedient
 from sensors.device import Connection, VirtualDevice
-from sensors.engine import CityEngine, Frame
+from sensors.fields import Group
+from sensors.sampler import Frame
 
 _log = structlog.get_logger(__name__)
 
@@ -30,12 +33,24 @@ _PART_TIMEOUT_S: Final = 5.0
 _LETTERS: Final = {flag.value: flag.name for flag in Flag if flag is not Flag.N}
 
 
+class Source(Obedient, Protocol):
+    """Where a fleet's samples come from: the engine, or a recording."""
+
+    groups: tuple[Group, ...]
+
+    def frames(self, from_ms: int, until_ms: int) -> Iterator[Frame]:
+        """All samples taken from `from_ms` to before `until_ms`."""
+
+    def device_positions(self) -> Mapping[str, Position]:
+        """Longitude and latitude of every device by name."""
+
+
 class Fleet:
-    """Runs the devices of one engine against one broker."""
+    """Runs the devices of one source against one broker."""
 
     def __init__(
         self,
-        engine: CityEngine,
+        engine: Source,
         clock: Clock,
         address: BrokerAddress,
         *,
@@ -61,6 +76,7 @@ class Fleet:
         self.simulated_ms = 0
         """How much simulated time has been sent."""
         self._engine = engine
+        self._kept: list[_Kept] = []
         self._clock = clock
         self._address = address
         self._password = password.encode() if password is not None else None
@@ -196,7 +212,8 @@ class Fleet:
             await clock.sleep_until(slot_end_ms)
             self.at_s = loop.time()
             for frame in self._engine.frames(from_ms, slot_end_ms):
-                self._measure(frame)
+                self._measure(frame, slot_end_ms)
+            self._send_kept(slot_end_ms)
             if fast:
                 await self._room()
             else:
@@ -205,16 +222,17 @@ class Fleet:
             from_ms = slot_end_ms
             self.simulated_ms = from_ms - clock.start_ms
 
-    def _measure(self, frame: Frame) -> None:
-        """Hand every row of `frame` to its device."""
+    def _measure(self, frame: Frame, now_ms: int) -> None:
+        """Hand every row of `frame` to its device, or keep it until its line is up again."""
         devices = self._devices[id(frame.group)]
         names = frame.group.quantities
         flagged = bool(frame.flags.any())
         absent = bool(np.isnan(frame.values).any())
-        self.messages += len(frame.rows)
-        self.readings += frame.values.size
+        later = frame.sent_ms is not None and bool((frame.sent_ms > now_ms).any())
         samples = zip(frame.rows.tolist(), frame.ts.tolist(), frame.values.tolist(), strict=True)
-        if not flagged and not absent:
+        if not flagged and not absent and not later:
+            self.messages += len(frame.rows)
+            self.readings += frame.values.size
             for row, ts, values in samples:
                 devices[row].measure(ts, dict(zip(names, values, strict=True)), None)
             return
@@ -225,9 +243,33 @@ class Fleet:
                 if flag
             }
             present = {n: v for n, v in zip(names, values, strict=True) if v == v}  # noqa: PLR0124 - NaN is absent
-            self.readings -= len(names) - len(present)
             flags = {name: letter for name, letter in flags.items() if name in present}
-            devices[row].measure(ts, present, flags or None)
+            sent_ms = now_ms if frame.sent_ms is None else int(frame.sent_ms[position])
+            if sent_ms > now_ms:
+                self._keep(_Kept(sent_ms, ts, devices[row], present, flags or None))
+            else:
+                self._hand_on(devices[row], ts, present, flags or None)
+
+    def _hand_on(
+        self,
+        device: VirtualDevice,
+        ts: int,
+        values: dict[str, float],
+        flags: dict[str, str] | None,
+    ) -> None:
+        self.messages += 1
+        self.readings += len(values)
+        device.measure(ts, values, flags)
+
+    def _keep(self, kept: "_Kept") -> None:
+        if len(self._kept) < self.backlog_max * len(self.devices):
+            heappush(self._kept, kept)
+
+    def _send_kept(self, now_ms: int) -> None:
+        """Hand on what was kept and is due, with the instants at which it was measured."""
+        while self._kept and self._kept[0].sent_ms <= now_ms:
+            kept = heappop(self._kept)
+            self._hand_on(kept.device, kept.ts, kept.values, kept.flags)
 
     async def _room(self) -> None:
         """As fast as possible means as fast as the broker takes it."""
@@ -247,6 +289,29 @@ class Fleet:
         others = [device for device in self.devices if device not in self._shut_out()]
         await _until(lambda: not any(device.waiting for device in others), patience_s)
         return not self.waiting
+
+
+class _Kept:
+    """A sample that waits for its line; the one that is due first comes first."""
+
+    __slots__ = ("device", "flags", "sent_ms", "ts", "values")
+
+    def __init__(
+        self,
+        sent_ms: int,
+        ts: int,
+        device: VirtualDevice,
+        values: dict[str, float],
+        flags: dict[str, str] | None,
+    ) -> None:
+        self.sent_ms = sent_ms
+        self.ts = ts
+        self.device = device
+        self.values = values
+        self.flags = flags
+
+    def __lt__(self, other: "_Kept") -> bool:
+        return (self.sent_ms, self.ts) < (other.sent_ms, other.ts)
 
 
 async def _until(condition: Callable[[], object], patience_s: float) -> None:

@@ -3,13 +3,14 @@
 Gaps stay gaps: a missing value is absent, and a missing row sends nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from city.cityfile import Address, Device, Site
+from city.cityfile import Address, Device, Position, Site
+from city.errors import InputError
 from city.kinds import DeviceKind
 from city.readings import Flag
 from sensors.engine import Frame
@@ -48,10 +49,24 @@ class Replay:
         self._flags = np.full(self._values.shape, Flag.N, dtype=np.uint8)
         for array in (self._rows, self._ts, self._values, self._flags):
             array.flags.writeable = False
-        self.groups = (_group(mapping, rows.stations, _step_ms(self._rows, self._ts)),)
+        self.groups: tuple[Group, ...] = (
+            _group(mapping, rows.stations, _step_ms(self._rows, self._ts)),
+        )
 
     def __len__(self) -> int:
         return len(self._ts)
+
+    def device_positions(self) -> dict[str, Position]:
+        """Longitude and latitude of every station's device."""
+        return {d.name: d.position for group in self.groups for d in group.devices}
+
+    def obey(self, order: str, device_name: str, args: Mapping[str, float], ts_ms: int) -> int:  # noqa: ARG002 - as the engine's
+        """Refuse: what was recorded does not change.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(f"{device_name} is a recording and does not obey {order}")
 
     @property
     def first_ms(self) -> int:

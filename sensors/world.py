@@ -37,6 +37,8 @@ class World:
         needs = {site.domain for site in city.sites if site.devices}
         self.weather = Weather(city, seed=seed, start_ms=start_ms)
         self.plants: PlantsField | None = None
+        self.air: AirField | None = None
+        self.river: RiverField | None = None
         self.gas: GasField | None = None
         self._fields: dict[Domain, Field] = {}
         self._fans: dict[str, list[int]] = {}
@@ -44,11 +46,11 @@ class World:
             self.plants = PlantsField(city, seed=seed, start_ms=start_ms, weather=self.weather)
             self._fields[Domain.EMISSION] = self.plants
         if Domain.AIR in needs:
-            self._fields[Domain.AIR] = AirField(
+            self._fields[Domain.AIR] = self.air = AirField(
                 city, seed=seed, start_ms=start_ms, weather=self.weather, plants=self.plants
             )
         if Domain.WATER in needs:
-            self._fields[Domain.WATER] = RiverField(
+            self._fields[Domain.WATER] = self.river = RiverField(
                 city, seed=seed, start_ms=start_ms, weather=self.weather, plants=self.plants
             )
         if Domain.GAS in needs:
@@ -70,6 +72,21 @@ class World:
         """The field of the group's domain at its places."""
         probe = self.field(group.kind.domain).probe(group)
         return _Aired(probe, group, self._fans) if "methane" in group.quantities else probe
+
+    def stop_unit(self, site: str, ts_ms: int) -> int:
+        """Stop the unit of a plant; air and river feel it. Returns when it stands [ms].
+
+        Raises:
+            InputError: There is no such plant.
+        """
+        if self.plants is None:
+            raise InputError(f"no plant at {site!r}: this city has none")
+        stands_ms = self.plants.stop_unit(site, ts_ms)
+        if self.air is not None:
+            self.air.forget()
+        if self.river is not None:
+            self.river.forget(ts_ms)
+        return stands_ms
 
     def ventilate(self, site: str, ts_ms: int) -> int:
         """Let the fans of a gas site run from `ts_ms` on and return when they stop [ms]."""

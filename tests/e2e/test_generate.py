@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from city.errors import DocumentError, SettingError
+from city.settings import Settings
 from cli import generate
 from cli.scenarios import playing
 
@@ -153,7 +154,7 @@ def test_truth(tmp_path: Path, name: str) -> None:
     """truth.jsonl has a record for each event that begins in the time that was simulated."""
     figures(tmp_path, "--city", "lanting", "--scenario", name, "--interval", "600s", "--for", "3h")
     lines = (tmp_path / "truth.jsonl").read_text(encoding="utf-8").splitlines()
-    begun = [event.id for event in playing("lanting", name).events if event.at_s < 3 * 3600]
+    begun = [event.id for event in playing(Settings(scenario=name)).events if event.at_s < 3 * 3600]
 
     assert begun == [json.loads(line)["id"] for line in lines]
 
