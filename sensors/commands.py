@@ -64,6 +64,8 @@ class Commander:
         if command.expires is not None and command.expires < now_ms:
             raise InputError(f"expired {(now_ms - command.expires) / 1000:.1f} s ago")
         done_ms = self._engine.obey(order.name, device.device.name, args, now_ms)
+        if order.name == "set_interval":
+            device.retime(args["interval_s"])
         took_s = (done_ms - now_ms) / 1000
         if took_s > _SOON_S:
             detail = f"under way, {order.done} in {took_s:.0f} s"

@@ -10,6 +10,8 @@ from collections import deque
 from enum import Enum, auto
 from typing import Final, Protocol, cast
 
+from msgspec.structs import replace
+
 from broker import codec
 from broker.messages import Birth, MeasuredQuantity, Reply, Status, Telemetry, encode
 from broker.topics import Channel, device_topic
@@ -164,6 +166,11 @@ class VirtualDevice(asyncio.Protocol):
         self._unacked[self._control_mid] = packet
         if self.state is Connection.ONLINE:
             self.write(packet)
+
+    def retime(self, interval_s: float) -> None:
+        """Say in a new birth document that we measure at another interval now."""
+        self.device = replace(self.device, interval_ms=round(1000 * interval_s))
+        self.say(Channel.META, encode(birth_of(self.device, self.position)), retain=True)
 
     def reply(self, reply: Reply) -> None:
         """Answer a command."""

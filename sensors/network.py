@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline  # type: ignore[import-untyped]
-from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+from scipy.interpolate import CubicSpline
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from city.cityfile import Position
 from city.documents import suggestion

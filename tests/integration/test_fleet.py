@@ -420,7 +420,7 @@ class TestCommands:
         ("command", "reason"),
         [
             ({"name": "explode"}, "unknown command 'explode'; this device knows: close_valve"),
-            ({"args": {"slowly": True}}, "close_valve takes no arguments, got: slowly"),
+            ({"args": {"slowly": True}}, "close_valve takes no arguments; got: slowly"),
             ({"expires": wall_ms() - 60_000}, "expired"),
         ],
     )

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -9,7 +10,6 @@ from city.cityfile import Device, load_city
 from city.clock import Clock
 from sensors.commands import Commander
 from sensors.device import VirtualDevice
-from sensors.engine import CityEngine
 
 VALVE = next(d for d in load_city("lanting").devices() if d.kind.id == "gas-valve")
 STATION = next(d for d in load_city("lanting").devices() if d.kind.id == "air-station")
@@ -17,15 +17,15 @@ CLOSE = Command(id="c1", name="close_valve", ts=0, by="test")
 
 
 class Engine:
-    """An engine whose valves take 1.8 s."""
+    """An engine whose valves take 1.8 s and whose calibrations take ten minutes."""
 
     def __init__(self) -> None:
-        self.positions: dict[str, float] = {}
+        self.orders: list[tuple[str, str, dict[str, float]]] = []
 
-    def set_valve(self, name: str, position_percent: float, ts_ms: int) -> int:
+    def obey(self, order: str, device_name: str, args: Mapping[str, float], ts_ms: int) -> int:
         """Take note."""
-        self.positions[name] = position_percent
-        return ts_ms + 1800
+        self.orders.append((order, device_name, dict(args)))
+        return ts_ms + {"calibrate": 600_000, "set_interval": 0}.get(order, 1800)
 
 
 class Talker:
@@ -35,10 +35,15 @@ class Talker:
         self.device = device
         self.answered: list[str] = []
         self.replies: list[Reply] = []
+        self.interval_s = 0.0
 
     def reply(self, reply: Reply) -> None:
         """Keep it."""
         self.replies.append(reply)
+
+    def retime(self, interval_s: float) -> None:
+        """Keep it."""
+        self.interval_s = interval_s
 
 
 class Desk:
@@ -48,7 +53,7 @@ class Desk:
         self.engine = Engine()
         self.talker = Talker(device)
         clock = Clock(now_ms, speed=float("inf"))
-        self.commander = Commander(cast("CityEngine", self.engine), clock)
+        self.commander = Commander(self.engine, clock)
 
     async def say(self, payload: bytes | Command) -> list[Reply]:
         """Give a command; all replies so far."""
@@ -64,7 +69,7 @@ async def test_close() -> None:
     desk = Desk()
 
     assert [Reply(id="c1", ok=True, ts=2800, detail="closed in 1.8 s")] == await desk.say(CLOSE)
-    assert {VALVE.name: 0.0} == desk.engine.positions
+    assert [("close_valve", VALVE.name, {})] == desk.engine.orders
 
 
 async def test_open() -> None:
@@ -72,17 +77,32 @@ async def test_open() -> None:
     desk = Desk()
     await desk.say(msgspec.structs.replace(CLOSE, name="open_valve"))
 
-    assert {VALVE.name: 100.0} == desk.engine.positions
+    assert [("open_valve", VALVE.name, {})] == desk.engine.orders
+
+
+async def test_long() -> None:
+    """What takes longer than a moment is answered when it begins, with how long it will take."""
+    replies = await Desk().say(msgspec.structs.replace(CLOSE, name="calibrate"))
+
+    assert [Reply(id="c1", ok=True, ts=1000, detail="under way, calibrated in 600 s")] == replies
+
+
+async def test_interval() -> None:
+    """A device that is given another interval says so in a new birth document."""
+    desk = Desk()
+    await desk.say(msgspec.structs.replace(CLOSE, name="set_interval", args={"interval_s": 2.5}))
+
+    assert 2.5 == desk.talker.interval_s
 
 
 async def test_once() -> None:
     """A command that comes a second time is neither obeyed nor answered again."""
     desk = Desk()
     await desk.say(CLOSE)
-    desk.engine.positions.clear()
+    desk.engine.orders.clear()
 
     assert 1 == len(await desk.say(CLOSE))
-    assert {} == desk.engine.positions
+    assert [] == desk.engine.orders
 
 
 async def test_travelling() -> None:
@@ -98,9 +118,12 @@ async def test_travelling() -> None:
     ("device", "change", "detail"),
     [
         (VALVE, {"name": "explode"},
-         "unknown command 'explode'; this device knows: close_valve, open_valve"),
-        (STATION, {}, "unknown command 'close_valve'; this device knows: none"),
-        (VALVE, {"args": {"b": 1, "a": 2}}, "close_valve takes no arguments, got: a, b"),
+         "unknown command 'explode'; "
+         + "this device knows: close_valve, open_valve, calibrate, set_interval"),
+        (STATION, {}, "unknown command 'close_valve'; this device knows: calibrate, set_interval"),
+        (VALVE, {"args": {"b": 1, "a": 2}}, "close_valve takes no arguments; got: a, b"),
+        (VALVE, {"name": "set_interval", "args": {"interval_s": 0}},
+         "set_interval: interval_s is not within 0.1 to 86400 s"),
         (VALVE, {"expires": 500}, "expired 0.5 s ago"),
     ],
 )  # fmt: skip
@@ -110,7 +133,7 @@ async def test_refused(device: Device, change: dict[str, Any], detail: str) -> N
     replies = await desk.say(msgspec.structs.replace(CLOSE, **change))
 
     assert [Reply(id="c1", ok=False, ts=1000, detail=detail)] == replies
-    assert (1, {}) == (desk.commander.refused, desk.engine.positions)
+    assert (1, []) == (desk.commander.refused, desk.engine.orders)
 
 
 async def test_not_expired() -> None:

@@ -122,7 +122,7 @@ class TestBirth:
 
         assert (1.0, 2.0) == birth.position
         assert set(VALVE.kind.quantities) == set(birth.quantities)
-        assert ("close_valve", "open_valve") == birth.commands
+        assert ("close_valve", "open_valve", "calibrate", "set_interval") == birth.commands
 
     def test_plant(self) -> None:
         """At a plant it names the kind of plant, by which the limits are chosen."""
