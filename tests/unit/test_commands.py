@@ -119,7 +119,7 @@ async def test_travelling() -> None:
     [
         (VALVE, {"name": "explode"},
          "unknown command 'explode'; "
-         + "this device knows: close_valve, open_valve, calibrate, set_interval"),
+          "this device knows: close_valve, open_valve, calibrate, set_interval"),
         (STATION, {}, "unknown command 'close_valve'; this device knows: calibrate, set_interval"),
         (VALVE, {"args": {"b": 1, "a": 2}}, "close_valve takes no arguments; got: a, b"),
         (VALVE, {"name": "set_interval", "args": {"interval_s": 0}},
