@@ -152,7 +152,7 @@ def list_scenarios(
 ) -> None:
     """List the scenarios that run, sim and generate can play, one line each.
 
-    Example: cityeye scenarios
+    Example: cityeye scenarios --json
     """
     sys.exit(scenarios.scenarios().show(as_json=json))
 

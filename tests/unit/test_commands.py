@@ -13,6 +13,9 @@ from sensors.device import VirtualDevice
 
 VALVE = next(d for d in load_city("lanting").devices() if d.kind.id == "gas-valve")
 STATION = next(d for d in load_city("lanting").devices() if d.kind.id == "air-station")
+EXPLODE = (
+    "unknown command 'explode'; this device knows: close_valve, open_valve, calibrate, set_interval"
+)
 CLOSE = Command(id="c1", name="close_valve", ts=0, by="test")
 
 
@@ -118,8 +121,7 @@ async def test_travelling() -> None:
     ("device", "change", "detail"),
     [
         (VALVE, {"name": "explode"},
-         "unknown command 'explode'; "
-          "this device knows: close_valve, open_valve, calibrate, set_interval"),
+         EXPLODE),
         (STATION, {}, "unknown command 'close_valve'; this device knows: calibrate, set_interval"),
         (VALVE, {"args": {"b": 1, "a": 2}}, "close_valve takes no arguments; got: a, b"),
         (VALVE, {"name": "set_interval", "args": {"interval_s": 0}},
