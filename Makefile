@@ -7,12 +7,13 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # passed through to `cityeye`; empty ones are left out
 CITY  ?=
+SCENARIO ?=
 SPEED ?=
 FOR   ?=
 BROKER ?=
 STORE ?=
 ARGS  ?=
-OPTIONS = $(if $(CITY),--city $(CITY)) $(if $(SPEED),--speed $(SPEED)) $(if $(FOR),--for $(FOR)) \
+OPTIONS = $(if $(CITY),--city $(CITY)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SPEED),--speed $(SPEED)) $(if $(FOR),--for $(FOR)) \
           $(if $(BROKER),--broker $(BROKER)) $(if $(STORE),--store $(STORE)) $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -22,7 +23,7 @@ help: ## print this list
 	@echo "CityEye"; echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make run CITY=lanting SPEED=20 FOR=10m BROKER=mosquitto STORE=influxd ARGS='--json'"
+	@echo "  make run SCENARIO=gas-burst SPEED=20 FOR=10m BROKER=mosquitto STORE=influxd ARGS=--json"
 
 setup: $(VENV)/run.stamp ## make the environment in .venv (run and test do it themselves)
 
