@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from city.backoff import Backoff
-from city.errors import SpoolError, StoreRefused, StoreTooLarge, StoreUnavailable
+from city.errors import SpoolError, StoreError, StoreRefused, StoreTooLarge, StoreUnavailable
 from ingest.ledger import DeadLetter, Fate
 from ingest.spool import Message, Spool
 from ingest.store import Point, Store
@@ -161,8 +161,6 @@ class Writer:
         while True:
             try:
                 await self._store.write(points)
-            except StoreUnavailable as error:
-                await self._wait(error, backoff)
             except (StoreRefused, StoreTooLarge) as error:
                 if len(points) == 1:
                     return {0: str(error)}
@@ -172,11 +170,14 @@ class Writer:
                 first = await self._write(points[:half])
                 second = await self._write(points[half:])
                 return first | {half + position: why for position, why in second.items()}
+            except StoreError as error:
+                # away, or it does not let us in any more: both may pass, and the spool keeps all
+                await self._wait(error, backoff)
             else:
                 self._recovered()
                 return {}
 
-    async def _wait(self, error: StoreUnavailable, backoff: Backoff) -> None:
+    async def _wait(self, error: StoreError, backoff: Backoff) -> None:
         if self.trouble is None:
             _log.warning(
                 "store does not take points; the spool holds them",
@@ -185,7 +186,7 @@ class Writer:
             )
         self.trouble = str(error)
         delay_s = backoff.delay_s()
-        if error.retry_after_s is not None:
+        if isinstance(error, StoreUnavailable) and error.retry_after_s is not None:
             delay_s = max(delay_s, min(error.retry_after_s, 300.0))
         await asyncio.sleep(delay_s)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from city.errors import SpoolError, StoreRefused, StoreTooLarge, StoreUnavailable
+from city.errors import SpoolError, StoreError, StoreRefused, StoreTooLarge, StoreUnavailable
 from ingest.ledger import DeadLetter, Fate
 from ingest.spool import Group, Message, Spool
 from ingest.store import Point, PointKey
@@ -209,6 +209,15 @@ async def test_a_store_that_comes_back(bench: Bench, waits: list[float]) -> None
     await bench.drain()
 
     assert ([[1, 2]] * 4, [1, 2], 3) == (bench.store.calls, bench.store.kept, len(waits))
+
+
+async def test_a_store_that_locks_us_out(bench: Bench, waits: list[float]) -> None:
+    """A store that refuses our credentials in mid-run is tried again: nothing is given up."""
+    bench.store.script = [StoreError("the token is not accepted")] * 2
+    bench.put(1, 2)
+    await bench.drain()
+
+    assert ([1, 2], 2) == (bench.store.kept, len(waits))
 
 
 async def test_delays_grow(bench: Bench, waits: list[float]) -> None:
