@@ -43,7 +43,7 @@ fix: $(VENV)/dev.stamp ## mend what the tools can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(VENV)/dev.stamp ## measure the chain and its parts on this machine
+bench: $(VENV)/dev.stamp ## measure the whole chain on this machine; bench/ has the parts
 	@$(BIN)/python bench/chain.py $(ARGS)
 
 services: ## install Mosquitto and InfluxDB for real (Debian and Ubuntu)

@@ -218,7 +218,7 @@ def _through_rates(
         summary = json.loads(ingest.communicate(timeout=QUIET_S)[0])
     ledger = summary["ledger"]
     sent = sum(one["acknowledged"] for one in steps)
-    lost = sent - ledger["received"]
+    lost = sent - ledger["written"] - ledger["refused"]
     print(f"\nlatency since arrival at ingest [ms]: {summary['latency_ms']}")
     print(f"ingest resident at the end: {rss_mb:.0f} MB, {summary['devices']:,} devices")
     print(f"ledger: {ledger}")

@@ -16,8 +16,11 @@ import msgspec
 
 from city.errors import ProtocolError
 
-PACKET_MAX: Final = 16 * 1024 * 1024
-"""Largest packet that is accepted from the network [bytes]."""
+PACKET_MAX: Final = 1024 * 1024
+"""Largest packet that is taken in whole [bytes]; of a larger PUBLISH only the beginning is kept."""
+
+_BEGINNING: Final = 2 + 65_535 + 2 + 65_537
+"""So much of a PUBLISH that is too large is kept: any topic, and a payload above every bound."""
 
 MID_MAX: Final = 65_535
 
@@ -93,13 +96,14 @@ Packet: TypeAlias = Publish | Connack | Puback | Suback | Unsuback | Pingresp
 class Decoder:
     """Turns a stream of bytes, cut anywhere, into packets."""
 
-    __slots__ = ("_held", "_held_size", "_needed", "_packet_max")
+    __slots__ = ("_held", "_held_size", "_needed", "_packet_max", "_skipped")
 
     def __init__(self, *, packet_max: int = PACKET_MAX) -> None:
         self._packet_max = packet_max
         self._held: list[bytes] = []
         self._held_size = 0
         self._needed = 2
+        self._skipped = 0
 
     def feed(self, data: bytes) -> list[Packet]:
         """The packets that `data` completes, in order.
@@ -107,6 +111,10 @@ class Decoder:
         Raises:
             ProtocolError: The bytes are not MQTT; the stream cannot be read any further.
         """
+        if self._skipped:
+            skipped = min(self._skipped, len(data))
+            self._skipped -= skipped
+            data = data[skipped:]
         if self._held:
             self._held.append(data)
             self._held_size += len(data)
@@ -124,7 +132,10 @@ class Decoder:
                 if body == 0:
                     break
                 if size > self._packet_max:
-                    raise ProtocolError(f"packet of {size} bytes, at most {self._packet_max}")
+                    if not self._beginning(data, position, body, size, packets):
+                        break
+                    position = min(body + size, end)
+                    continue
             stop = body + size
             if stop > end:
                 break
@@ -138,16 +149,29 @@ class Decoder:
             rest = data[position:]
             self._held.append(rest)
             self._held_size = len(rest)
-            self._needed = _size_if_known(rest)
+            self._needed = self._size_if_known(rest)
         return packets
 
+    def _beginning(
+        self, data: bytes, position: int, body: int, size: int, packets: list[Packet]
+    ) -> bool:
+        """Add the beginning of a PUBLISH that is too large, if it is there; skip the rest."""
+        if data[position] >> 4 != _PUBLISH:
+            raise ProtocolError(f"packet of {size} bytes, at most {self._packet_max}")
+        if body + _BEGINNING > len(data):
+            return False
+        packets.append(_publish(data, data[position], body, body + _BEGINNING))
+        self._skipped = max(0, body + size - len(data))
+        return True
 
-def _size_if_known(rest: bytes) -> int:
-    """How many bytes the packet at the start of `rest` has, or one more than are there."""
-    if len(rest) < 2:
-        return len(rest) + 1
-    size, body = _varint(rest, 1, len(rest))
-    return body + size if body else len(rest) + 1
+    def _size_if_known(self, rest: bytes) -> int:
+        """How many bytes of the packet at the start of `rest` are needed, if its size is known."""
+        if len(rest) < 2:
+            return len(rest) + 1
+        size, body = _varint(rest, 1, len(rest))
+        if not body:
+            return len(rest) + 1
+        return body + (size if size <= self._packet_max else _BEGINNING)
 
 
 def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:

@@ -174,6 +174,11 @@ class Session:
         self._window = asyncio.Semaphore(_PUBLISH_WINDOW)
         self._unacked: dict[int, tuple[bytes, asyncio.Future[None]]] = {}
 
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection; None while there is one."""
+        return None if self._up.is_set() else self._trouble
+
     async def run(self) -> None:
         """Connect, and connect again whenever the link is lost.
 

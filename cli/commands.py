@@ -51,6 +51,7 @@ async def run(settings: Settings) -> Outcome:
             figures |= simulated(sim, settings) | ingested(ingest)
             ledger = ingest.service.ledger()
             complete = acknowledged and done and ledger.balanced and not ledger.pending
+            complete = complete and not sim.fleet.dropped
     return Outcome(figures, complete, closing=_closing(complete=complete))
 
 
@@ -70,6 +71,7 @@ async def sim(settings: Settings) -> Outcome:
             with announcing if own else nullcontext():
                 async with _working(view, stop):
                     complete = await simulation.play(settings, stop.wanted)
+                    complete = complete and not simulation.fleet.dropped
             figures = {"broker": broker.name} | simulated(simulation, settings)
     return Outcome(figures, complete, closing=_closing(complete=complete))
 

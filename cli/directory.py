@@ -64,7 +64,12 @@ def announced(directory: Path, address: BrokerAddress, timezone: str) -> Iterato
     """While the work goes on, other commands find our broker in the directory."""
     path = directory / RUN_FILE
     running = Running(str(address), os.getpid(), timezone)
-    path.write_bytes(msgspec.json.encode(running))
+    try:
+        path.write_bytes(msgspec.json.encode(running))
+    except OSError as error:
+        raise ServiceError(
+            f"{path} cannot be written: {error.strerror}; make room, or give another --data"
+        ) from error
     try:
         yield
     finally:

@@ -44,10 +44,14 @@ class Ingesting(msgspec.Struct, frozen=True):
             _log.error(
                 "not everything is in the store yet; the spool keeps it for the next start",
                 pending=self.service.ledger().pending,
-                why=self.service.holding or self.service.writer.trouble or "it takes too long",
+                why=self.service.trouble or "it takes too long",
             )
+            await self.alarms.flush(timeout_s=settings.drain_s)
             return False
-        return await self.alarms.flush(timeout_s=settings.drain_s)
+        flushed = await self.alarms.flush(timeout_s=settings.drain_s)
+        if self.service.trouble:
+            _log.error("the last messages may still be at the broker", why=self.service.trouble)
+        return flushed and not self.service.trouble
 
 
 @asynccontextmanager
@@ -69,6 +73,7 @@ async def ingesting(
         BrokerError: The same for the broker.
         SpoolError: The spool cannot be opened.
     """
+    tls = tls_context(broker.address, settings.broker_ca)
     spool = await asyncio.to_thread(_open_spool, settings)
     try:
         store = open_store(
@@ -92,7 +97,6 @@ async def ingesting(
         intake=FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms),
     )
     who = city or "all"
-    tls = tls_context(broker.address, settings.broker_ca)
     session = Session(
         broker.address,
         client_id=f"cityeye-ingest-{who}",

@@ -123,7 +123,7 @@ class View:
             f"{ledger.duplicate:,} + quarantined {ledger.quarantined:,} + refused "
             f"{ledger.refused:,} + pending {ledger.pending:,}",
         )
-        trouble = service.holding or service.writer.trouble
+        trouble = service.trouble
         if trouble:
             table.add_row("trouble", Text(trouble, style="bold red"))
         counts = ingesting.alarms.counts

@@ -86,10 +86,12 @@ async def simulating(
         await keeper.announce()
         ticking.append(tasks.create_task(keeper.run(), name="clock"))
         fleet = Fleet(engine, clock, broker.address, password=settings.broker_password, tls=tls)
-        with TruthLog(truth) if truth else nullcontext() as log:
+        with TruthLog(truth, append=True) if truth else nullcontext() as log:
             teller = Truthteller(session, engine, clock, city=city.city, log=log)
-            ticking.append(tasks.create_task(teller.run(), name="truth"))
+            telling = tasks.create_task(teller.run(), name="truth")
             yield Simulating(city, seed, fleet, clock, teller)
+            telling.cancel()
+            await asyncio.wait([telling])
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TELL_TIMEOUT_S):
                     await teller.tell(clock.start_ms + fleet.simulated_ms)

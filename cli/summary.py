@@ -96,6 +96,7 @@ def simulated(simulating: Simulating, settings: Settings) -> dict[str, Any]:
         "readings": fleet.readings,
         "acknowledged": fleet.acknowledged,
         "dropped": fleet.dropped,
+        "held_back": fleet.held_back,
         "refused_connects": {str(code): count for code, count in fleet.refusals.items()},
         "late_ms_max": round(fleet.late_ms_max, 1),
     }
@@ -110,6 +111,7 @@ def ingested(ingesting: Ingesting) -> dict[str, Any]:
         "alarms": {
             "raised": counts.raised,
             "escalated": counts.escalated,
+            "eased": counts.eased,
             "cleared": counts.cleared,
             "standing": counts.standing,
         },

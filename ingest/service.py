@@ -71,6 +71,7 @@ class IngestService:
         self.holding: str | None = None
         """Why messages are not acknowledged at the moment, if so."""
         self.consumer_failures = 0
+        self._session: Session | None = None
         self._spool = spool
         self._store = store
         self._consumers = tuple(consumers)
@@ -84,6 +85,7 @@ class IngestService:
 
     async def run(self, session: Session) -> None:
         """Receive and write until cancelled; `session` must hand its messages to our receiver."""
+        self._session = session
         await self._in_spool_thread(self._remember)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(session.run(), name="ingest session")
@@ -94,8 +96,8 @@ class IngestService:
     async def drain(self, *, expected: Callable[[], int] | None = None) -> None:
         """Return when all that has arrived is in the store.
 
-        With `expected`, also wait until at least that many messages were received since the
-        start. Without it, wait until nothing has arrived for a moment, or, where devices never
+        With `expected`, also wait until at least that many messages, repeats not counted, were
+        received since the start. Without it, wait until nothing has arrived for a moment, or, where devices never
         pause, take no more after a while: the broker keeps the rest for the next start.
         """
         stop_at_s = time.monotonic() + _LINGER_S
@@ -104,7 +106,9 @@ class IngestService:
             if expected is None and time.monotonic() > stop_at_s:
                 self.receiver.stop()
             quiet = time.monotonic() - self.receiver.heard_at_s > _QUIET_S
-            here = self.ledger().received >= expected() if expected else quiet
+            ledger = self.ledger()
+            new = ledger.received - ledger.duplicate
+            here = quiet and (expected is None or new >= expected())
             if here and not self._busy and not self.receiver.waiting and not self.ledger().pending:
                 await self.writer.drained()
                 return
@@ -112,6 +116,12 @@ class IngestService:
     def ledger(self) -> Ledger:
         """The ledger since this service was started."""
         return self._spool.ledger().since(self.started)
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps messages from coming in or going out at the moment, if anything."""
+        lost = self._session.trouble if self._session else None
+        return self.holding or self.writer.trouble or (lost and f"no broker: {lost}")
 
     @property
     def store_name(self) -> str:

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS groups (
     id INTEGER PRIMARY KEY, last INTEGER NOT NULL, messages INTEGER NOT NULL,
     body BLOB NOT NULL, points BLOB NOT NULL
 );
+CREATE INDEX IF NOT EXISTS groups_last ON groups (last);
 CREATE TABLE IF NOT EXISTS ledger (
     fate TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
     PRIMARY KEY (fate, reason)
@@ -192,7 +193,7 @@ class Spool:
         with self._transaction():
             self._db.execute("UPDATE settled SET id = ?", (number,))
             self._db.execute(
-                "DELETE FROM groups WHERE id <= ? AND last <= ?", (number, self._last - self._tail)
+                "DELETE FROM groups WHERE last <= ? AND +id <= ?", (self._last - self._tail, number)
             )
             counts = self._count({(Fate.WRITTEN, ""): written}, refused)
         self._settled = number

@@ -24,6 +24,8 @@ _WRITE_MAX: Final = 10_000
 _WRITE_MIN: Final = 100
 """A store that calls so few points too many means one of them; batches need not shrink further."""
 _HELD_MAX: Final = 100_000
+_REVIVED_MAX: Final = 2_000
+"""So many messages are read back from the spool at once: decoding them holds the loop up."""
 _WORTH_A_WRITE: Final = 2_000
 """With fewer points than that waiting, small groups are collected into one write."""
 
@@ -125,7 +127,8 @@ class Writer:
             return self._from_memory()
         if settled >= self._newest:
             return []
-        spooled = await self._in_spool_thread(lambda: self._spool.after(settled, self._write_max))
+        most = min(self._write_max, _REVIVED_MAX)
+        spooled = await self._in_spool_thread(lambda: self._spool.after(settled, most))
         groups = []
         for number, messages, own in spooled:
             points = self._revive(messages)

@@ -113,7 +113,7 @@ class VirtualDevice(asyncio.Protocol):
     def client_id(self) -> str:
         """The identity of this device at the broker."""
         address = self.device.address
-        return f"cityeye-{address.city}-{address.site}-{address.device}"
+        return f"cityeye.{address.city}.{address.site}.{address.device}"
 
     @property
     def waiting(self) -> int:

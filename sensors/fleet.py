@@ -100,6 +100,11 @@ class Fleet:
         return [device for group in self._devices.values() for device in group]
 
     @property
+    def held_back(self) -> int:
+        """Samples whose line is still down."""
+        return len(self._kept)
+
+    @property
     def waiting(self) -> int:
         """Messages that the broker has not acknowledged yet."""
         return sum(device.waiting for device in self.devices)
@@ -264,6 +269,9 @@ class Fleet:
     def _keep(self, kept: "_Kept") -> None:
         if len(self._kept) < self.backlog_max * len(self.devices):
             heappush(self._kept, kept)
+        else:
+            self.messages += 1
+            self.dropped += 1
 
     def _send_kept(self, now_ms: int) -> None:
         """Hand on what was kept and is due, with the instants at which it was measured."""

@@ -195,8 +195,8 @@ class Comparison(msgspec.Struct, frozen=True):
 class TruthLog:
     """A file of JSON lines: records, and comparisons of true and shown values."""
 
-    def __init__(self, path: Path) -> None:
-        """Begin the file anew.
+    def __init__(self, path: Path, *, append: bool = False) -> None:
+        """Begin the file anew, or go on with what it holds.
 
         Raises:
             StoreError: It cannot be written.
@@ -205,7 +205,7 @@ class TruthLog:
         self.records = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb")
+            self._file = path.open("ab" if append else "wb")
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -235,8 +235,15 @@ class TruthLog:
             raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file.
+
+        Raises:
+            StoreError: What was left to write cannot be written.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from error
 
 
 def _enters_river_km(city: City, event: Event) -> float | None:
