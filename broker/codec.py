@@ -111,17 +111,8 @@ class Decoder:
         Raises:
             ProtocolError: The bytes are not MQTT; the stream cannot be read any further.
         """
-        if self._skipped:
-            skipped = min(self._skipped, len(data))
-            self._skipped -= skipped
-            data = data[skipped:]
-        if self._held:
-            self._held.append(data)
-            self._held_size += len(data)
-            if self._held_size < self._needed:
-                return []
-            data = b"".join(self._held)
-            self._held.clear()
+        if self._skipped or self._held:
+            data = self._continued(data)
         packets: list[Packet] = []
         position, end = 0, len(data)
         while end - position >= 2:
@@ -152,15 +143,30 @@ class Decoder:
             self._needed = self._size_if_known(rest)
         return packets
 
+    def _continued(self, data: bytes) -> bytes:
+        """What can be decoded, now that `data` follows what was skipped or held; maybe nothing."""
+        if self._skipped:
+            skipped = min(self._skipped, len(data))
+            self._skipped -= skipped
+            return data[skipped:]
+        self._held.append(data)
+        self._held_size += len(data)
+        if self._held_size < self._needed:
+            return b""
+        whole = b"".join(self._held)
+        self._held.clear()
+        return whole
+
     def _beginning(
         self, data: bytes, position: int, body: int, size: int, packets: list[Packet]
     ) -> bool:
         """Add the beginning of a PUBLISH that is too large, if it is there; skip the rest."""
         if data[position] >> 4 != _PUBLISH:
             raise ProtocolError(f"packet of {size} bytes, at most {self._packet_max}")
-        if body + _BEGINNING > len(data):
+        kept = body + min(size, _BEGINNING)
+        if kept > len(data):
             return False
-        packets.append(_publish(data, data[position], body, body + _BEGINNING))
+        packets.append(_publish(data, data[position], body, kept))
         self._skipped = max(0, body + size - len(data))
         return True
 
@@ -171,7 +177,7 @@ class Decoder:
         size, body = _varint(rest, 1, len(rest))
         if not body:
             return len(rest) + 1
-        return body + (size if size <= self._packet_max else _BEGINNING)
+        return body + (size if size <= self._packet_max else min(size, _BEGINNING))
 
 
 def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:

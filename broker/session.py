@@ -20,6 +20,8 @@ _log = structlog.get_logger(__name__)
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _PUBLISH_WINDOW: Final = 1_000
+_REMINDER_S: Final = 60.0
+"""So often a broker that stays away is mentioned again."""
 _STEADY_S: Final = 5.0
 """A link that lasted so long was no mistake: the next one is tried at once."""
 
@@ -169,6 +171,7 @@ class Session:
         self._link: Link | None = None
         self._up = asyncio.Event()
         self._trouble = "no attempt yet"
+        self._said_at_s = 0.0
         self._fatal: BrokerError | None = None
         self._mid = 0
         self._window = asyncio.Semaphore(_PUBLISH_WINDOW)
@@ -300,7 +303,9 @@ class Session:
         self._link = None
 
     def _say_trouble(self, trouble: str) -> None:
-        if trouble != self._trouble:
+        now_s = asyncio.get_running_loop().time()
+        if trouble != self._trouble or now_s > self._said_at_s + _REMINDER_S:
+            self._said_at_s = now_s
             _log.warning("broker not reachable", broker=str(self.address), why=trouble)
         self._trouble = trouble
 

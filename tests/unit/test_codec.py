@@ -24,6 +24,7 @@ from broker.codec import (
     Unsuback,
     Will,
 )
+from broker.messages import PAYLOAD_MAX
 from city.errors import ProtocolError
 
 PINGRESP = b"\xd0\x00"
@@ -84,7 +85,7 @@ def encoded(packet: Packet) -> bytes:
 
 def fed(stream: bytes, cuts: list[int]) -> list[Packet]:
     """What a decoder makes of `stream` when it arrives in pieces."""
-    decoder = Decoder()
+    decoder = Decoder(packet_max=1 << 22)
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     pieces = [stream[a:b] for a, b in pairwise(edges)]
     return [packet for piece in pieces for packet in decoder.feed(piece)]
@@ -175,7 +176,7 @@ def test_cut_makes_no_difference(stream: bytes, cuts: list[int]) -> None:
     [
         (b"\x30\xff\xff\xff\xff\x01", "remaining length of more than four bytes"),
         (b"\x30\xff\xff\xff\xff", "remaining length of more than four bytes"),
-        (b"\x30\xff\xff\xff\x7f", "packet of 268435455 bytes, at most"),
+        (b"\x90\xff\xff\xff\x7f", "packet of 268435455 bytes, at most"),
         (b"\x30\x00", "PUBLISH shorter than its topic"),
         (b"\x30\x01\x00", "PUBLISH shorter than its topic"),
         (b"\x30\x03\x00\x02t", "PUBLISH shorter than its topic"),
@@ -214,14 +215,19 @@ def test_malformed(stream: bytes, says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_packet_max() -> None:
-    """A packet above the decoder's bound is refused before its body arrives."""
-    decoder = Decoder(packet_max=1_000)
-    largest = codec.publish(b"\x00\x01t", bytes(997))
+@pytest.mark.parametrize("cuts", [[], [3], list(range(0, 300_000, 7_001))])
+def test_packet_max(cuts: list[int]) -> None:
+    """Of a PUBLISH that is too large the beginning is kept, and the stream goes on after it."""
+    large = codec.publish(codec.field("t"), bytes(290_000), mid=9)
+    stream = PINGRESP + large + codec.puback(7)
+    decoder, edges = Decoder(packet_max=200_000), sorted({0, *cuts, len(stream)})
+    pieces = [stream[a:b] for a, b in pairwise(edges) if a < len(stream)]
+    ping, kept, ack = (packet for piece in pieces for packet in decoder.feed(piece))
 
-    assert 1 == len(decoder.feed(largest))
-    with pytest.raises(ProtocolError, match="packet of 1001 bytes, at most 1000"):
-        decoder.feed(codec.publish(b"\x00\x01t", bytes(998))[:3])
+    assert (Pingresp(), Puback(7)) == (ping, ack)
+    assert isinstance(kept, Publish)
+    assert (b"t", 9) == (kept.topic, kept.mid)
+    assert PAYLOAD_MAX < len(kept.payload) < 290_000
 
 
 def test_field_max() -> None:

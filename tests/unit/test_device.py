@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,6 +112,17 @@ class Bench:
 def make() -> Callable[..., Bench]:
     """Makes a device at a home with certain limits."""
     return lambda **limits: Bench(Home(**limits))
+
+
+async def test_client_ids_differ() -> None:
+    """Two devices have two identities, wherever the hyphens of their names stand."""
+    names = [("air-bell", "gate-station-1"), ("air-bell-gate", "station-1")]
+    addresses = [
+        msgspec.structs.replace(VALVE.address, site=site, device=device) for site, device in names
+    ]
+    devices = [msgspec.structs.replace(VALVE, address=address) for address in addresses]
+
+    assert 2 == len({VirtualDevice(d, (1.0, 2.0), Home()).client_id for d in devices})
 
 
 class TestBirth:
