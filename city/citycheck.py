@@ -29,6 +29,8 @@ DRAWABLE: Final = frozenset(
 _KM_PER_DEGREE: Final = 111.32
 _CHANGES: Final = {"o2-fake": "stack_o2"}
 """The one quantity that a kind of event changes without being told."""
+_RATE_MAX: Final = 10_000.0
+"""Events per device and year: more than one an hour."""
 
 Path = tuple[str | int, ...]
 
@@ -53,10 +55,7 @@ def check_content(document: Document, city: "City") -> None:
         _check_site(document, ("sites", index), site, districts)
         _check_places(document, ("sites", index), site, city)
     check_events(document, city.events, city)
-    for kind in city.rates:
-        if kind not in DRAWABLE:
-            problem = f"{kind!r} is no instrument fault; {suggestion(kind, DRAWABLE)}"
-            document.fail(("rates", kind), problem)
+    _check_rates(document, city)
 
 
 def check_identifier(document: Document, path: Path, identifier: str) -> None:
@@ -105,6 +104,16 @@ class _Targets:
     def quantities(self, target: str) -> set[str]:
         """What is measured there."""
         return self._measured.get(target, set())
+
+
+def _check_rates(document: Document, city: "City") -> None:
+    for kind, rate in city.rates.items():
+        if kind not in DRAWABLE:
+            problem = f"{kind!r} is no instrument fault; {suggestion(kind, DRAWABLE)}"
+            document.fail(("rates", kind), problem)
+        if not 0.0 <= rate <= _RATE_MAX:
+            allowed = f"allowed: 0 to {_RATE_MAX:g} per device and year"
+            document.fail(("rates", kind), f"{rate:g} is out of bounds; {allowed}")
 
 
 def _check_river(document: Document, city: "City") -> None:
@@ -203,13 +212,22 @@ def _check_target(document: Document, path: Path, event: "Event", targets: _Targ
 
 
 def _check_quantity(document: Document, path: Path, event: "Event", measured: set[str]) -> None:
+    kind = EVENT_KINDS[event.kind]
+    touches = kind.touches or measured - set(kind.spares)
+    if kind.touches and not measured & set(touches):
+        problem = f"{event.target} does not measure {', '.join(kind.touches)}: nothing that "
+        document.fail((*path, "target"), f"{problem}{event.kind} can change")
     if event.quantity is None:
         return
-    if not EVENT_KINDS[event.kind].takes_quantity:
+    if not kind.takes_quantity:
         document.fail((*path, "quantity"), f"an event of kind {event.kind!r} takes no quantity")
     if event.quantity not in measured:
         problem = f"{event.target} does not measure {event.quantity!r}; "
         document.fail((*path, "quantity"), problem + suggestion(event.quantity, measured))
+    if not {event.quantity, event.quantity.removesuffix("_corrected")} & set(touches):
+        problem = f"{event.kind} does not change {event.quantity!r}; "
+        allowed = measured & set(touches)
+        document.fail((*path, "quantity"), problem + suggestion(event.quantity, allowed))
 
 
 def _check_parameters(document: Document, path: Path, event: "Event", kind: EventKind) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec.structs import replace
 
 from city import citycheck
 from city.documents import Document, suggestion
@@ -30,7 +31,10 @@ Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
 Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
 Position = tuple[Longitude, Latitude]
 Interval = Annotated[float, msgspec.Meta(ge=0.1, le=86400)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+SECONDS_MAX: Final = 3.2e9
+"""No event lasts longer or begins later: a century."""
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=SECONDS_MAX)]
+Span = Annotated[float, msgspec.Meta(gt=0, le=SECONDS_MAX)]
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,7 +129,7 @@ class Event(_Strict, frozen=True, kw_only=True):
     target: str = ""
     """`site` or `site/device`; an event that happens to the whole city needs none."""
     at_s: Seconds
-    for_s: Annotated[float, msgspec.Meta(gt=0)]
+    for_s: Span
     quantity: str | None = None
     """For faults and frauds: the one quantity that is changed; default: all that can be."""
     params: dict[str, float] = {}
@@ -140,7 +144,11 @@ class Event(_Strict, frozen=True, kw_only=True):
 
 
 class Gas(_Strict, frozen=True, kw_only=True):
-    """The gas network under the city: the name of a pandapipes example network."""
+    """The gas network under the city.
+
+    The name of a pandapipes example network, or a file: from the working directory or, where it
+    is not there, beside the city file.
+    """
 
     network: str = "schutterwald"
 
@@ -198,8 +206,8 @@ class City(_Strict, frozen=True, kw_only=True):
     districts: tuple[District, ...]
     sites: tuple[Site, ...]
     events: tuple[Event, ...] = ()
-    rates: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
-    """Faults that are drawn: events per device and year, by kind."""
+    rates: dict[str, float] = {}
+    """Faults that are drawn: events per device and year, by kind; at most 10000."""
     river: River = River()
     gas: Gas = Gas()
     alarms: Alarms = Alarms()
@@ -264,4 +272,13 @@ def check_city(document: Document) -> City:
     """The city in `document`, checked as a whole."""
     city = document.convert(City)
     citycheck.check_content(document, city)
-    return city
+    return replace(city, gas=_found(document, city.gas))
+
+
+def _found(document: Document, gas: Gas) -> Gas:
+    """`gas` with the path of a network file that lies beside the city file only."""
+    path = Path(gas.network)
+    beside = Path(document.name).parent / path
+    if path.suffix == ".json" and not path.exists() and beside.is_file():
+        return replace(gas, network=str(beside))
+    return gas

@@ -61,6 +61,10 @@ class EventKind(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     takes_quantity: bool = False
     """Whether the event can name the quantity that it changes."""
+    touches: tuple[str, ...] = ()
+    """The only quantities that it can change; (): any."""
+    spares: tuple[str, ...] = ()
+    """The quantities that it never changes."""
     slot: str = ""
 
     def parameter(self, name: str) -> Parameter | None:
@@ -73,6 +77,14 @@ _WATER: Final = frozenset({Domain.WATER})
 _GAS: Final = frozenset({Domain.GAS})
 _EMISSION: Final = frozenset({Domain.EMISSION})
 _ANY: Final = frozenset(Domain)
+_ANALOGUE: Final = frozenset({"drift", "stuck", "spike", "noise", "calibration"})
+"""Faults of a measurement: they leave positions alone."""
+
+_LOADS: Final = ("effluent_cod", "effluent_ammonia_n", "effluent_total_p", "effluent_total_n")
+_LIMITED: Final = ("stack_pm", "stack_so2", "stack_nox", *_LOADS)
+_SAMPLED: Final = (
+    "stack_o2", "stack_pm", "stack_so2", "stack_nox", "flue_temperature", "flue_humidity",
+)  # fmt: skip
 
 
 def _world(
@@ -82,10 +94,11 @@ def _world(
     expected: str,
     *parameters: Parameter,
     aim: Aim = Aim.SITE,
+    slot: str = "",
 ) -> EventKind:
     return EventKind(
         id=name, layer=Layer.WORLD, aim=aim, domains=domains, sentence=sentence,
-        expected=expected, parameters=parameters, slot=name,
+        expected=expected, parameters=parameters, slot=slot or name,
     )  # fmt: skip
 
 
@@ -93,15 +106,21 @@ def _fault(name: str, sentence: str, expected: str, *parameters: Parameter, slot
     return EventKind(
         id=name, layer=Layer.INSTRUMENT, aim=Aim.DEVICE, domains=_ANY, sentence=sentence,
         expected=expected, parameters=parameters, takes_quantity=slot != "voice", slot=slot,
+        spares=("valve_position",) if name in _ANALOGUE else (),
     )  # fmt: skip
 
 
 def _fraud(
-    name: str, sentence: str, expected: str, *parameters: Parameter, takes_quantity: bool = True
+    name: str,
+    sentence: str,
+    expected: str,
+    *parameters: Parameter,
+    touches: tuple[str, ...] = _LIMITED,
 ) -> EventKind:
     return EventKind(
         id=name, layer=Layer.FRAUD, aim=Aim.DEVICE, domains=_EMISSION, sentence=sentence,
-        expected=expected, parameters=parameters, takes_quantity=takes_quantity, slot="shown",
+        expected=expected, parameters=parameters, takes_quantity=touches is _LIMITED, touches=touches,
+        slot="shown",
     )  # fmt: skip
 
 
@@ -109,14 +128,14 @@ _ROWS: Final = (
     # the world
     _world("smog", _AIR, "Stagnant air over the whole city: little wind, a low lid",
            "particulates, NO2 and CO rise together at every station over hours",
-           Parameter("strength", "1", 1.0, 0.05, 1.0), aim=Aim.CITY),
+           Parameter("strength", "1", 1.0, 0.05, 1.0), aim=Aim.CITY, slot="moving air"),
     _world("rain", _WATER, "Rain over the whole city",
            "turbidity rises, conductivity falls, particulates are washed out",
            Parameter("rate_mm_h", "mm/h", 8.0, 0.1, 100.0), aim=Aim.CITY),
     _world("wind", _AIR, "The wind blows steadily from one direction",
            "plumes lie in one direction",
            Parameter("speed_m_s", "m/s", 3.0, 0.2, 30.0),
-           Parameter("from_deg", "deg", 270.0, 0.0, 360.0), aim=Aim.CITY),
+           Parameter("from_deg", "deg", 270.0, 0.0, 360.0), aim=Aim.CITY, slot="moving air"),
     _world("spill", _WATER, "Untreated sewage enters the river at a station",
            "ammonia, CODMn and conductivity pulse, oxygen sags; the pulse travels downstream",
            Parameter("mass_kg", "kg of COD", 400.0, 1.0, 1e6)),
@@ -130,10 +149,10 @@ _ROWS: Final = (
            "levels change within minutes of the visit"),
     _world("gas-leak", _GAS, "Gas escapes through a small hole at a device's junction",
            "methane rises at the site's detectors, pressure falls a little",
-           Parameter("hole_mm", "mm", 10.0, 1.0, 49.0)),
+           Parameter("hole_mm", "mm", 10.0, 1.0, 49.0), slot="hole"),
     _world("gas-burst", _GAS, "A pipe is torn at a device's junction",
            "pressure falls around the junction at the rate that hole and volume dictate",
-           Parameter("hole_mm", "mm", 100.0, 50.0, 500.0)),
+           Parameter("hole_mm", "mm", 100.0, 50.0, 500.0), slot="hole"),
     # instruments: domain facts, section 6
     _fault("drift", "Zero and span wander off", "a slow trend that other stations do not show",
            Parameter("zero_pct_fs_per_day", "% of full scale/d", 0.5, -50.0, 50.0),
@@ -169,11 +188,11 @@ _ROWS: Final = (
            Parameter("k", "1", 0.4, 0.2, 0.6)),
     _fraud("air-dilution", "Ambient air leaks into the sample",
            "oxygen up and raw concentration down together, temperature and humidity fall",
-           Parameter("share", "1", 0.5, 0.2, 0.8), takes_quantity=False),
+           Parameter("share", "1", 0.5, 0.2, 0.8), touches=_SAMPLED),
     _fraud("o2-fake", "A low oxygen value is shown", "oxygen is flat while the load varies",
-           Parameter("o2_percent", "%", 6.5, 5.0, 8.0), takes_quantity=False),
+           Parameter("o2_percent", "%", 6.5, 5.0, 8.0), touches=("stack_o2",)),
     _fraud("sample-swap", "The sampling tube hangs in clean water",
            "COD and ammonia far below the industry's level, uncorrelated with pH and flow",
-           Parameter("cod_mg_l", "mg/L", 10.0, 5.0, 20.0), takes_quantity=False),
+           Parameter("cod_mg_l", "mg/L", 10.0, 5.0, 20.0), touches=_LOADS),
 )  # fmt: skip
 EVENT_KINDS: Final = {row.id: row for row in _ROWS}

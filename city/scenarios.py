@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from city.citycheck import check_events, check_identifier
-from city.cityfile import City, Event, Identifier
+from city.cityfile import City, Event, Identifier, Span
 from city.documents import Document, suggestion
 from city.errors import DocumentError
 
@@ -27,7 +27,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The city it was written for."""
     start: datetime | None = None
     """Where simulated time begins; default: where it does in the city."""
-    for_s: Annotated[float, msgspec.Meta(gt=0)]
+    for_s: Span
     """After so long all has been seen."""
     events: Annotated[tuple[Event, ...], msgspec.Meta(min_length=1)]
 

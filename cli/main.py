@@ -160,11 +160,11 @@ def list_scenarios(
 @app.command("check")
 def check_files(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="City files, rule files, or their names.")
+        list[str], typer.Argument(metavar="FILE...", help="City files, rule files, scenarios, or their names.")
     ],
     json: options.Json = False,
 ) -> None:
-    """Validate city files and rule files; say what is in them or what is wrong.
+    """Validate city files, rule files and scenarios; say what is in them or what is wrong.
 
     Example: cityeye check my-city.yaml my-rules.yaml
     """

@@ -38,7 +38,7 @@ _METRES_PER_DEGREE: Final = 111_320.0
 
 _NAMES_SHOWN: Final = 5
 _NORMAL_KELVIN: Final = 273.15
-_HALVINGS: Final = 6
+_HALVINGS: Final = 20
 
 
 class GasProperties(msgspec.Struct, frozen=True):
@@ -242,6 +242,7 @@ def _check(name: str, net: Any) -> None:
         raise InputError(f"gas.network: {name}: has no feed; add an ext_grid of set pressure")
     if not len(net.pipe) or not len(net.sink):
         raise InputError(f"gas.network: {name}: has no pipes or no sinks; add them")
+    _check_numbers(name, net)
     out = set(net.junction.index[~net.junction["in_service"].to_numpy(dtype=np.bool_)])
     lost = sorted(set(pandapipes.topology.unsupplied_junctions(net)) | out)
     if lost:
@@ -254,6 +255,30 @@ def _check(name: str, net: Any) -> None:
         text = f"gas.network: {name}: {len(joined)} junctions are joined to the feed by something "
         text += f"other than pipes: {_listed(net, joined)}; put pipes in the place of valves, "
         raise InputError(text + "compressors and flow controllers")
+
+
+def _check_numbers(name: str, net: Any) -> None:
+    """Refuse pipes without length or width, and demands that are no amounts of gas."""
+    pipes = net.pipe[_working(net)]
+    for column, unit in (("length_km", "km"), ("inner_diameter_mm", "mm")):
+        size = pipes[column].to_numpy(dtype=np.float64)
+        wrong = np.flatnonzero(~(np.isfinite(size) & (size > 0.0)))
+        if len(wrong):
+            text = f"gas.network: {name}: pipe {_called(pipes, wrong[0])}: {column} is "
+            raise InputError(f"{text}{size[wrong[0]]:g} {unit}; allowed: above 0")
+    sinks = net.sink[net.sink["in_service"].to_numpy(dtype=np.bool_)]
+    for column in ("mdot_kg_per_s", "scaling"):
+        demand = sinks[column].to_numpy(dtype=np.float64)
+        wrong = np.flatnonzero(~(np.isfinite(demand) & (demand >= 0.0)))
+        if len(wrong):
+            text = f"gas.network: {name}: sink {_called(sinks, wrong[0])}: {column} is "
+            raise InputError(f"{text}{demand[wrong[0]]:g}; allowed: 0 and above, finite")
+
+
+def _called(table: Any, row: int) -> str:
+    """The name in a row of a network's table, or the row's number where it has none."""
+    name = table["name"].iloc[row]
+    return name if isinstance(name, str) and name else str(table.index[row])
 
 
 def _solution(net: Any, scaling: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...] | None:

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from city.cityfile import City, check_city
 from city.documents import Document
 from city.errors import DocumentError
+from city.events import EVENT_KINDS, Layer
+from city.kinds import DEVICE_KINDS
+from sensors.events import touched_columns
 
 
 def content(*events: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -111,6 +114,72 @@ def test_rates(kind: str) -> None:
     assert {"drift": 2.0} == check(content(rates={"drift": 2})).rates
 
 
+@pytest.mark.parametrize("rate", [-1.0, 10_001.0, float("inf"), float("nan")])
+def test_rate_bounds(rate: float) -> None:
+    """A rate beyond 0 to 10000 per device and year is refused with what was found."""
+    says = f"rates.drift: {rate:g} is out of bounds; allowed: 0 to 10000 per device and year"
+
+    assert says == problem(content(rates={"drift": rate}))
+
+
+@pytest.mark.parametrize("key", ["at_s", "for_s"])
+@pytest.mark.parametrize("value", [-1.0, 3.3e9, float("inf"), float("nan")])
+def test_time_bounds(key: str, value: float) -> None:
+    """An event begins within a century and lasts no longer than one."""
+    says = problem(content(event("smog", None, **{key: value})))
+
+    assert says.startswith(f"events[0].{key}: expected `float` ")
+    assert says.endswith(f"(found {value!r})")
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "says"),
+    [
+        ("air-dilution", "outfall", "plant/device does not measure stack_o2, stack_pm"),
+        ("o2-fake", "outfall", "plant/device does not measure stack_o2: nothing"),
+        ("sample-swap", "stack-cems", "plant/device does not measure effluent_cod"),
+        ("cap", "plant-meter", "plant/device does not measure stack_pm"),
+    ],
+)
+def test_touches_nothing(kind: str, device: str, says: str) -> None:
+    """A fraud that can change nothing where it is aimed is refused by what is not measured."""
+    raw = content(event(kind, "plant/device"))
+    raw["sites"].append(site("plant", "emission", {"device": device}, plant=works()))
+
+    assert problem(raw).startswith(f"events[0].target: {says}")
+
+
+def test_touches_other_quantity() -> None:
+    """A fraud of a quantity that it never changes is refused; a corrected one is its raw one."""
+    says = "events[0].quantity: cap does not change 'flue_flow'; allowed: stack_nox, stack_pm"
+
+    assert problem(content(event("cap", "works", quantity="flue_flow"))).startswith(says)
+    assert 1 == len(check(content(event("cap", "works", quantity="stack_so2_corrected"))).events)
+
+
+def test_position_does_not_drift() -> None:
+    """A fault of a measurement cannot be told to change a valve's position; a defect can."""
+    raw = content(event("drift", "depot/v-1", quantity="valve_position"))
+    raw["sites"][2]["devices"].append({"id": "v-1", "kind": "gas-valve"})
+    says = "events[0].quantity: drift does not change 'valve_position'; allowed: gas_pressure"
+
+    assert says == problem(raw)
+    raw["events"][0]["kind"] = "fault"
+    assert 1 == len(check(raw).events)
+
+
+@pytest.mark.parametrize("device", ["stack-cems", "outfall", "plant-meter"])
+@pytest.mark.parametrize(
+    "kind", [kind.id for kind in EVENT_KINDS.values() if kind.layer is Layer.FRAUD]
+)
+def test_touches_as_simulated(kind: str, device: str) -> None:
+    """What a fraud is said to change is what the simulator lets it change."""
+    quantities = DEVICE_KINDS[device].quantities
+    columns = touched_columns(kind, quantities, None)
+
+    assert set(EVENT_KINDS[kind].touches) & set(quantities) == {quantities[i] for i in columns}
+
+
 @pytest.mark.parametrize(
     ("what", "says"),
     [
@@ -173,6 +242,8 @@ def test_parameter() -> None:
         (event("drift", "park"), event("stuck", "park/aq-1")),
         (event("smog", None), event("smog", "yancheng", id="again")),
         (event("cap", "works/st-1"), event("o2-fake", "works/st-1")),
+        (event("gas-leak", "depot"), event("gas-burst", "depot")),
+        (event("smog", None), event("wind", None)),
         (event("gas-leak", "depot"), event("gas-leak", "depot/gd-1", id="again", at_s=119)),
     ],
 )

@@ -232,3 +232,13 @@ def test_any_value(path: str, value: object) -> None:
         assert str(error).startswith("city.yaml")  # noqa: PT017 - both outcomes are right
     else:
         assert list(city.devices())
+
+
+def test_network_beside(tmp_path: Path) -> None:
+    """A network file that is not in the working directory is looked for beside the city file."""
+    (tmp_path / "net.json").write_text("{}")
+    path = tmp_path / "city.yaml"
+    for name, expected in (("net.json", str(tmp_path / "net.json")), ("no.json", "no.json")):
+        path.write_text(yaml.safe_dump(content() | {"gas": {"network": name}}))
+
+        assert expected == load_city(str(path)).gas.network

@@ -85,6 +85,19 @@ def shown(
     ]
 
 
+def labelled(engine: CityEngine, name: str, quantity: str, at_ms: int) -> set[tuple[bool, int]]:
+    """Whether true values stand beside the device's readings of the next 10 s; their flags."""
+    found = set()
+    for frame in engine.frames(at_ms, at_ms + 10_000, with_truth=True):
+        if quantity in frame.group.quantities and frame.truth is not None:
+            column = frame.group.quantities.index(quantity)
+            for index, row in enumerate(frame.rows.tolist()):
+                if frame.group.devices[row].name == name:
+                    known = bool(np.isfinite(frame.truth[index, column]))
+                    found.add((known, int(frame.flags[index, column])))
+    return found
+
+
 class TestSlices:
     """However time is cut, the samples are the same."""
 
@@ -291,6 +304,47 @@ class TestOrders:
 
         assert stands_ms > START_MS + 60_000
         assert flagged == {"plant-blue-glaze"}
+
+    def test_stop_told(self, engine: CityEngine) -> None:
+        """The truth of a stop begins with the command, and a second stop tells nothing."""
+        at_ms = START_MS + 60_000
+        stands_ms = engine.obey("stop_unit", STACK, {}, at_ms)
+        engine.obey("stop_unit", STACK, {}, at_ms + 5_000)
+        told = [r for r in engine.truths(at_ms, stands_ms + 1) if r.cause == "commanded"]
+
+        assert [(r.kind, r.start, r.end) for r in told] == [("stopped", at_ms, None)]
+        assert STACK in told[0].devices
+        assert "stack_so2" in told[0].quantities
+        assert {f for f, _ in labelled(engine, STACK, "stack_so2", at_ms)} == {True}
+        assert Flag.F not in {flag for _, flag in labelled(engine, STACK, "stack_so2", at_ms)}
+
+    def test_valve_told(self, engine: CityEngine) -> None:
+        """A closed valve has a truth record without end; one that is opened, up to its arrival."""
+        at_ms = START_MS + 10_000
+        engine.obey("close_valve", VALVE, {}, at_ms)
+        opened_ms = at_ms + 60_000
+        arrives_ms = engine.obey("open_valve", VALVE, {}, opened_ms)
+        told = [r for r in engine.truths(at_ms, arrives_ms) if r.cause == "commanded"]
+
+        assert [(r.kind, r.start, r.end, r.params["position_percent"]) for r in told] == [
+            ("valve", at_ms, None, 0.0), ("valve", opened_ms, arrives_ms, 100.0),
+        ]  # fmt: skip
+        assert told[0].target == VALVE
+        assert told[0].devices == ("gas-market-street/*",)
+        assert {"gas_pressure", "valve_position"} <= set(told[0].quantities)
+        assert {f for f, _ in labelled(engine, VALVE, "gas_pressure", at_ms)} == {True}
+        later_ms = opened_ms + 2 * 3_600_000
+        assert {f for f, _ in labelled(engine, VALVE, "valve_position", later_ms)} == {False}
+
+    def test_ventilate_told(self, engine: CityEngine) -> None:
+        """The truth of fans lasts from the command to their stop, and is of methane."""
+        detector, at_ms = "gas-market-street/detector-1", START_MS + 10_000
+        stops_ms = engine.obey("ventilate", detector, {}, at_ms)
+        (record,) = [r for r in engine.truths(at_ms, at_ms + 1) if r.cause == "commanded"]
+
+        assert (record.kind, record.layer, record.end) == ("ventilate", "world", stops_ms)
+        assert record.quantities == ("methane",)
+        assert {f for f, _ in labelled(engine, detector, "methane", at_ms)} == {True}
 
     def test_ventilate(self, town: City) -> None:
         """Fans take most of the methane away within minutes."""

@@ -47,8 +47,8 @@ def ingesting(*, newest: Any = (), standing: Any = (), trouble: str | None = Non
     """As much of ingest and alarms as a view looks at."""
     ledger = Ledger(received=40, written=39, pending=1)
     service = SimpleNamespace(
-        ledger=lambda: ledger, writer=SimpleNamespace(values_written=1_200, trouble=trouble),
-        store_name="a store", holding=None,
+        ledger=lambda: ledger, writer=SimpleNamespace(values_written=1_200), trouble=trouble,
+        store_name="a store",
     )  # fmt: skip
     alarms = SimpleNamespace(newest=newest, counts=Counts(), standing=lambda: list(standing))
     return cast("Ingesting", SimpleNamespace(service=service, alarms=alarms))

@@ -215,3 +215,33 @@ class TestFiles:
 
         with pytest.raises(InputError, match=r"infeasible: it carries .* lowest at second, first"):
             solve_network(saved(net))
+
+    def test_hopeless(self, saved: Callable[[Any], str]) -> None:
+        """A network that carries a thousandth of its demand still names where it fails."""
+        net = street(demand_kg_s=3.0, diameter_mm=30.0)
+
+        with pytest.raises(InputError, match=r"infeasible: it carries .* lowest at second, first"):
+            solve_network(saved(net))
+
+    @pytest.mark.parametrize(
+        ("column", "value"),
+        [("length_km", 0.0), ("inner_diameter_mm", -1.0), ("inner_diameter_mm", np.nan)],
+    )
+    def test_no_pipe(self, saved: Callable[[Any], str], column: str, value: float) -> None:
+        """A pipe without length or width is refused by name."""
+        net = street()
+        net.pipe["name"] = ["main", "branch"]
+        net.pipe.loc[1, column] = value
+
+        with pytest.raises(InputError, match=rf"pipe branch: {column} is .*; allowed: above 0"):
+            solve_network(saved(net))
+
+    @pytest.mark.parametrize("value", [-0.1, np.nan])
+    def test_no_demand(self, saved: Callable[[Any], str], value: float) -> None:
+        """A sink that draws no amount of gas is refused by name, or number where it has none."""
+        net = street()
+        net.sink["name"] = ["shop", None]
+        net.sink.loc[1, "mdot_kg_per_s"] = value
+
+        with pytest.raises(InputError, match=r"sink 1: mdot_kg_per_s is .*; allowed: 0 and above"):
+            solve_network(saved(net))

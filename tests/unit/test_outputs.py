@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from city.cityfile import load_city
+from city.errors import SettingError
 from city.readings import Flag
 from city.synthetic import synthetic_city
 from cli.generate import slices, with_interval
-from cli.outputs import Points
+from cli.outputs import Points, check_folder, remove
 from sensors.engine import CityEngine, Frame, Group
 from sensors.parquet import ParquetDays, flag_texts
 
@@ -125,6 +126,21 @@ def _days(
             yield day, found
             found = set()
     assert not found
+
+
+def test_folder(tmp_path: Path) -> None:
+    """Of a folder's files only those of other runs matter; one that is not there is empty."""
+    for name in ("notes.txt", "air-a.parquet", "air-b.parquet", "b.lp.gz", "truth.jsonl"):
+        (tmp_path / name).touch()
+
+    check_folder(tmp_path / "none", ())
+    check_folder(tmp_path, {"air-a.parquet", "air-b.parquet", "b.lp.gz", "truth.jsonl"})
+    with pytest.raises(SettingError, match=r"run: b.lp.gz, truth.jsonl; give an empty"):
+        check_folder(tmp_path, {"air-a.parquet", "air-b.parquet"})
+    with pytest.raises(SettingError, match=r"air-a.parquet, air-b.parquet, b.lp.gz and 1 more"):
+        check_folder(tmp_path, ())
+    remove(tmp_path, ["air-a.parquet", "air-c.parquet"])
+    assert not (tmp_path / "air-a.parquet").exists()
 
 
 def test_with_interval() -> None:

@@ -89,12 +89,78 @@ def test_rows_that_do_not_parse(tmp_path: Path) -> None:
     assert 10 == rows.refused
     assert 2 == len(rows.ts)
     assert [
-        "a.csv:3: hour must be in 0..23",
+        (
+            "a.csv:3: columns 'year': '2013', 'month': '3', 'day': '1', 'hour': '25': "
+            "hour must be in 0..23"
+        ),
         "a.csv:4: column 'PM2.5': 'many' is no number",
         "a.csv:5: column 'PM2.5': '-999' is not within 0 to 2000 ug/m3",
         "a.csv:6: has 2 cells, the header 18",
         "a.csv:7: column 'wd': 'up' is no number",
     ] == [problem.removeprefix(f"{tmp_path}/") for problem in rows.problems]
+
+
+@pytest.mark.parametrize(
+    ("time", "text", "says"),
+    [
+        ({"column": "t"}, "soon", "column 't': 'soon' is no instant of format 'iso'"),
+        ({"column": "t"}, "", "column 't': '' is no instant of format 'iso'"),
+        (
+            {"column": "t", "format": "epoch_s"},
+            "soon",
+            "column 't': 'soon' is no instant of format 'epoch_s'",
+        ),
+        (
+            {"column": "t", "format": "epoch_ms"},
+            "1e30",
+            "column 't': '1e30' is no instant of format 'epoch_ms'",
+        ),
+        (
+            {"column": "t", "format": "%d.%m.%Y"},
+            "2026-06-01",
+            "column 't': '2026-06-01' is no instant of format '%d.%m.%Y'",
+        ),
+        (
+            {"year": "t", "month": "co", "day": "co"},
+            "MMXXVI",
+            "column 't': 'MMXXVI' is no whole number",
+        ),
+    ],
+)
+def test_no_instant(tmp_path: Path, time: dict[str, str], text: str, says: str) -> None:
+    """An instant that does not parse is told with its column and text."""
+    with pytest.raises(DocumentError) as caught:
+        rows_of(tmp_path / "a.csv", f"t,co\n{text},1\n", time=time)
+
+    assert str(caught.value).endswith(f"a.csv:2: {says}")
+
+
+@pytest.mark.parametrize("cell", ["", "  ", " NA", "-999 "])
+def test_blank(tmp_path: Path, cell: str) -> None:
+    """A blank cell is an absent value whatever else is missing; spaces do not matter."""
+    text = f"t,co\n2026-06-01 08:00,{cell}\n 2026-06-01 09:00 , 500 \n"
+    rows = rows_of(tmp_path / "a.csv", text, missing=["NA", "-999"])
+
+    assert 0 == rows.refused
+    np.testing.assert_array_equal([[np.nan], [0.5]], rows.values)
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    """A file that is missing, empty, a directory or a bare header is refused in those words."""
+    config = map_of(Document(yaml.safe_dump(mapping()), "map.yaml"))
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b""))
+
+    for name in ("none.csv", "none.parquet"):
+        with pytest.raises(DocumentError, match=rf"{name}: there is no such file"):
+            read_rows(tmp_path / name, config)
+    with pytest.raises(DocumentError, match="is a directory; give"):
+        read_rows(tmp_path, config)
+    with pytest.raises(DocumentError, match=r"a.csv: is empty; its first line must name"):
+        rows_of(tmp_path / "a.csv", "")
+    with pytest.raises(DocumentError, match=r"b.csv.gz: is empty; its first line must name"):
+        read_rows(tmp_path / "b.csv.gz", config)
+    with pytest.raises(DocumentError, match=r"a.csv: has no row below its header"):
+        rows_of(tmp_path / "a.csv", "t,co\n")
 
 
 def test_nothing_parses(tmp_path: Path) -> None:

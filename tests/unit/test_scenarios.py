@@ -101,6 +101,7 @@ def test_every_city() -> None:
         ({"sentnce": "x"}, "sentnce: unknown key 'sentnce'; did you mean 'sentence'?"),
         ({"start": datetime(2026, 6, 1)}, "start: has no offset from UTC"),  # noqa: DTZ001 - the naive time is the subject
         ({"for_s": 0}, "for_s: expected `float` > 0.0"),
+        ({"for_s": 1e12}, "for_s: expected `float` <= 3200000000.0 (found 1000000000000.0)"),
     ],
 )
 def test_wrong(changes: dict[str, Any], says: str) -> None:

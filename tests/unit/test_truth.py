@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from broker.messages import TruthRecord
-from city.cityfile import City, DeviceSpec, District, Event, Outfall, Plant, Site
+from city.cityfile import City, DeviceSpec, District, Event, Outfall, Plant, Site, Stack
 from city.errors import StoreError
 from city.events import EVENT_KINDS, Layer
 from city.quantities import QUANTITIES, Domain
@@ -44,6 +44,20 @@ def happening(town: City, kind: str, target: str = "", **more: object) -> City:
     """The town with that one event, from second 100 on for 200 s."""
     content = {"id": "e", "kind": kind, "target": target, "at_s": 100, "for_s": 200} | more
     return msgspec.structs.replace(town, events=(msgspec.convert(content, Event),))
+
+
+def with_stack(town: City) -> City:
+    """The town, its plant having a stack that the air knows of, and a network of gas sites."""
+    *others, works = town.sites
+    assert works.plant is not None
+    plant = msgspec.structs.replace(works.plant, stack=Stack(height_m=60.0, diameter_m=2.0))
+    grid = (
+        _site("one", Domain.GAS, "gas-node", "gas-detector"),
+        _site("two", Domain.GAS, "gas-node", "gas-detector"),
+        _site("three", Domain.GAS, "gas-valve"),
+    )
+    sites = (*others, msgspec.structs.replace(works, plant=plant), *grid)
+    return msgspec.structs.replace(town, sites=sites)
 
 
 def record_of(city: City) -> TruthRecord:
@@ -110,6 +124,54 @@ class TestRecords:
         assert {"ammonia_n", "stack_so2"} < set(record.quantities)
         assert not {name for name in record.quantities if name.startswith("effluent")}
 
+    @pytest.mark.parametrize("kind", ["secret-discharge", "treatment-failure"])
+    def test_plume(self, town: City, kind: str) -> None:
+        """What leaves a stack untreated is felt at the air stations, and still in the river."""
+        record = record_of(happening(with_stack(town), kind, "works"))
+
+        assert record.devices == ("works/*", "below/*", "air/*")
+        assert {"so2", "no2", "stack_so2", "ammonia_n"} < set(record.quantities)
+        assert not {"co", "o3"} & set(record.quantities)
+
+    @pytest.mark.parametrize("kind", ["secret-discharge", "treatment-failure"])
+    def test_one_outlet(self, town: City, kind: str) -> None:
+        """An event at one outlet leaves alone the other outlet and where that leads."""
+        city = with_stack(town)
+        stack = record_of(happening(city, kind, "works/stack-cems-1"))
+        outfall = record_of(happening(city, kind, "works/outfall-1"))
+
+        assert stack.devices == ("works/*", "air/*")
+        assert {"stack_so2", "so2"} < set(stack.quantities)
+        assert not {"ammonia_n", "effluent_cod"} & set(stack.quantities)
+        assert outfall.devices == ("works/*", "below/*")
+        assert "ammonia_n" in outfall.quantities
+        assert not {"stack_so2", "so2"} & set(outfall.quantities)
+
+    def test_burst(self, town: City) -> None:
+        """A burst is felt in the whole network, its methane at its own site alone."""
+        city = happening(with_stack(town), "gas-burst", "one")
+        record = record_of(city)
+        felt = {device.name for device in city.devices() if felt_at(record.devices, device)}
+
+        assert record.devices == ("one/*", "two/gas-node-1", "three/*")
+        assert record.quantities == ("methane", "gas_pressure", "gas_flow")
+        assert "two/gas-detector-1" not in felt
+
+    def test_long_reach(self, town: City) -> None:
+        """A record that would name too many places to fit a message says everywhere instead."""
+        town = with_stack(town)
+        many = tuple(_site(f"air-{n}", Domain.AIR, "air-gas") for n in range(5_000))
+        city = msgspec.structs.replace(town, sites=(*town.sites, *many))
+        record = record_of(happening(city, "secret-discharge", "works"))
+
+        assert record.devices == ("*",)
+
+    def test_nothing_falsified(self, town: City) -> None:
+        """A fraud that touches nothing its target measures has no record."""
+        city = happening(town, "o2-fake", "works/outfall-1")
+
+        assert not list(scripted_records(city, START_MS))
+
     def test_size(self, town: City) -> None:
         """A record of the whole city is small, however many devices it has."""
         sites = tuple(_site(f"air-{n}", Domain.AIR, "air-gas") for n in range(5_000))
@@ -168,6 +230,21 @@ class TestEngine:
         column = river.group.quantities.index("ammonia_n")
         assert not np.isnan(river.truth[:, column]).any()
         assert np.isnan(river.truth[:, river.group.quantities.index("ph")]).all()
+
+    def test_one_outlet_beside(self, town: City) -> None:
+        """True values stand beside the river's and the outfall's readings, not the stack's."""
+        city = happening(with_stack(town), "treatment-failure", "works/outfall-1")
+        engine = CityEngine(city, seed=1, start_ms=START_MS)
+        at_ms = START_MS + 200_000
+        known = {
+            frame.group.kind.id: bool(frame.truth is not None and np.isfinite(frame.truth).any())
+            for frame in engine.frames(at_ms, at_ms + 10_000, with_truth=True)
+        }
+
+        assert known["outfall"]
+        assert known["water-station"]
+        assert not known["stack-cems"]
+        assert not known["air-gas"]
 
     def test_telemetry(self, town: City) -> None:
         """Asking for the truth changes no reading."""
