@@ -1,16 +1,18 @@
 """`cityeye generate`: days of simulated time, as fast as possible, into files or a store."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast, get_args
 
 import msgspec
 import numpy as np
+import structlog
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,13 +23,24 @@ from city.errors import SettingError
 from city.settings import Settings, resolve, seconds_in
 from cli import options
 from cli.logs import CONSOLE, start_logging
-from cli.outputs import LineFiles, StoreOutput
-from cli.scenarios import playing
+from cli.outputs import (
+    TRUTH,
+    TRUTH_OF_READINGS,
+    UNFINISHED,
+    LineFiles,
+    StoreOutput,
+    check_folder,
+    line_name,
+    remove,
+)
+from cli.scenarios import lasting_s, playing
 from cli.summary import Outcome
 from ingest.storeurl import open_store
 from sensors.engine import CityEngine, Frame
-from sensors.parquet import ParquetDays
+from sensors.parquet import ParquetDays, file_name
 from sensors.truth import TruthLog
+
+_log = structlog.get_logger(__name__)
 
 Format = Literal["parquet", "line", "store"]
 
@@ -80,7 +93,9 @@ def command(
     """Simulate days as fast as possible into Parquet, line protocol or a store.
 
     Parquet has one file per domain and day, line protocol (gzip) one per day; truth.jsonl says
-    what happened, whatever the format. Without --for, one day is simulated.
+    what happened, whatever the format. Without --for, a scenario is simulated for its own time
+    (its for_s), anything else for one day. A directory with files of another run is refused. Ctrl-C
+    ends the work after the hour at hand: what is written until then is whole.
 
     Example: cityeye generate --scenario river-spill --for 1d --out spill
     """
@@ -110,23 +125,33 @@ def generate(request: Request) -> Outcome:
     """
     city = _city(request)
     start_ms, stop_ms = _span(request.settings, city)
+    fresh = _day_names(request.format, city, start_ms, stop_ms)
+    truths = {TRUTH, TRUTH_OF_READINGS} if request.truth else {TRUTH}
+    check_folder(request.out, fresh | truths)
     seed = city.seed if request.settings.seed is None else request.settings.seed
     engine = CityEngine(city, seed=seed, start_ms=start_ms)
     counted = Counted()
+    done_ms = start_ms
     began_s = time.perf_counter()
     with (
+        _stoppable() as stop,
         _output(request, engine) as output,
-        TruthLog(request.out / "truth.jsonl") as events,
+        TruthLog(request.out / TRUTH) as events,
         _readings(request) as readings,
         _progress() as advance,
     ):
+        remove(request.out, fresh)
         for day, from_ms, until_ms in slices(start_ms, stop_ms, city.zone):
+            events.write(engine.truths(from_ms, until_ms))
             frames = engine.frames(from_ms, until_ms, with_truth=request.truth)
             output.add(counted.through(_compared(frames, readings)))
-            events.write(engine.truths(from_ms, until_ms))
-            if day:
-                output.end_day(day)
+            done_ms = until_ms
+            if day or stop.wanted:
+                output.end_day(day or _date(from_ms, city.zone).isoformat())
             advance((until_ms - start_ms) / (stop_ms - start_ms))
+            if stop.wanted:
+                break
+        store = {"store": output.name} if isinstance(output, StoreOutput) else {}
     took_s = time.perf_counter() - began_s
     figures: dict[str, Any] = {
         "city": city.city,
@@ -134,7 +159,8 @@ def generate(request: Request) -> Outcome:
         "seed": seed,
     }
     figures |= {
-        "simulated_s": (stop_ms - start_ms) / 1000,
+        "simulated_s": (done_ms - start_ms) / 1000,
+        "interrupted": done_ms < stop_ms,
         "devices": sum(len(group.devices) for group in engine.groups),
         "messages": counted.messages,
         "readings": counted.readings,
@@ -144,6 +170,7 @@ def generate(request: Request) -> Outcome:
         "out": str(request.out),
         "files": len(output.files),
     }
+    figures |= store
     return Outcome(figures, complete=True)
 
 
@@ -151,12 +178,44 @@ def slices(start_ms: int, stop_ms: int, zone: tzinfo) -> Iterator[tuple[str | No
     """The hours from start to stop, cut at midnight in `zone`; with the last of a day, its date."""
     from_ms = start_ms
     while from_ms < stop_ms:
-        date = datetime.fromtimestamp(from_ms / 1000, zone).date()
-        midnight = datetime(date.year, date.month, date.day, tzinfo=zone) + timedelta(days=1)
+        today = _date(from_ms, zone)
+        midnight = datetime(today.year, today.month, today.day, tzinfo=zone) + timedelta(days=1)
         day_ends_ms = min(round(midnight.timestamp() * 1000), stop_ms)
         until_ms = min(from_ms - from_ms % SLICE_MS + SLICE_MS, day_ends_ms)
-        yield date.isoformat() if until_ms == day_ends_ms else None, from_ms, until_ms
+        yield today.isoformat() if until_ms == day_ends_ms else None, from_ms, until_ms
         from_ms = until_ms
+
+
+def _date(instant_ms: int, zone: tzinfo) -> date:
+    return datetime.fromtimestamp(instant_ms / 1000, zone).date()
+
+
+class Wish:
+    """Whether somebody wants the work to end."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def signalled(self, _number: int, _frame: object) -> None:
+        """The first signal ends the work after its slice, the second at once."""
+        if self.wanted:
+            CONSOLE.show_cursor()
+            os._exit(1)
+        self.wanted = True
+        _log.info("stopping after this hour of the city; Ctrl-C again stops at once")
+
+
+@contextmanager
+def _stoppable() -> Iterator[Wish]:
+    """What Ctrl-C and SIGTERM wish for while this lasts."""
+    wish = Wish()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, wish.signalled) for number in numbers]
+    try:
+        yield wish
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _compared(frames: Iterator[Frame], readings: TruthLog | None) -> Iterator[Frame]:
@@ -209,7 +268,21 @@ def with_interval(city: City, interval_s: float) -> City:
 def _span(settings: Settings, city: City) -> tuple[int, int]:
     """From when to when is simulated [ms]; the city's own start decides unless told otherwise."""
     start_ms = msgspec.structs.replace(settings, speed="max").start_ms(city.start, wall_ms())
-    return start_ms, start_ms + (settings.duration_ms or round(DAY_S * 1000))
+    own_ms = round((lasting_s(settings) or DAY_S) * 1000)
+    return start_ms, start_ms + (settings.duration_ms or own_ms)
+
+
+def _day_names(format_: Format, city: City, start_ms: int, stop_ms: int) -> set[str]:
+    """What the files of the days from start to stop are called."""
+    days = [day for day, _, _ in slices(start_ms, stop_ms, city.zone) if day]
+    match format_:
+        case "parquet":
+            domains = {site.domain for site in city.sites}
+            return {file_name(domain, day) for domain in domains for day in days}
+        case "line":
+            return {line_name(day) for day in days} | {UNFINISHED}
+        case "store":
+            return set()
 
 
 def _format(name: str) -> Format:
@@ -243,7 +316,7 @@ def _readings(request: Request) -> Iterator[TruthLog | None]:
     if not request.truth:
         yield None
         return
-    with TruthLog(request.out / "truth-readings.jsonl") as log:
+    with TruthLog(request.out / TRUTH_OF_READINGS) as log:
         yield log
 
 

@@ -160,7 +160,10 @@ def list_scenarios(
 @app.command("check")
 def check_files(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="City files, rule files, scenarios, or their names.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="City files, rule files, scenarios, or their names."
+        ),
     ],
     json: options.Json = False,
 ) -> None:

@@ -2,14 +2,14 @@
 
 import asyncio
 import gzip
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import uvloop
 
-from city.errors import StoreError, StoreTooLarge
+from city.errors import SettingError, StoreError, StoreTooLarge
 from city.readings import Flag
 from ingest.lineprotocol import encode
 from ingest.store import Point, Store, device_key
@@ -22,6 +22,53 @@ _COMPRESSION: Final = 1
 """The fastest: line protocol shrinks ten times even so."""
 
 _LETTERS: Final = {flag.value: flag.name for flag in Flag if flag is not Flag.N}
+
+
+TRUTH: Final = "truth.jsonl"
+TRUTH_OF_READINGS: Final = "truth-readings.jsonl"
+UNFINISHED: Final = "unfinished.lp.gz"
+"""The file of line protocol whose day is not over."""
+
+_ENDINGS: Final = (".parquet", ".lp.gz", TRUTH, TRUTH_OF_READINGS)
+_SHOWN: Final = 3
+
+
+def line_name(day: str) -> str:
+    """What the day's file of line protocol is called."""
+    return f"{day}.lp.gz"
+
+
+def check_folder(folder: Path, fresh: Collection[str]) -> None:
+    """Refuse a folder with files of another run; those in `fresh` are written anew.
+
+    Raises:
+        SettingError: There are such files; the text names the first.
+        StoreError: The folder cannot be read.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be read: {error.strerror}") from error
+    others = [name for name in names if name.endswith(_ENDINGS) and name not in fresh]
+    if others:
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        raise SettingError(
+            f"--out: {folder} has files of another run: {', '.join(others[:_SHOWN])}{more}; "
+            "give an empty directory, or remove them"
+        )
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove the files of those names, where there are any.
+
+    Raises:
+        StoreError: One cannot be removed.
+    """
+    for path in (folder / name for name in names):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be removed: {error.strerror}") from error
 
 
 class Output(Protocol):
@@ -79,7 +126,7 @@ class LineFiles:
         self._folder = folder
         self._points = Points(groups)
         self._file: Any = None
-        self._path = folder / "unfinished.lp.gz"
+        self._path = folder / UNFINISHED
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -107,7 +154,7 @@ class LineFiles:
         if self._file is not None:
             self._file.close()
             self._file = None
-            self.files.append(self._path.rename(self._folder / f"{day}.lp.gz"))
+            self.files.append(self._path.rename(self._folder / line_name(day)))
 
 
 class StoreOutput:
@@ -118,6 +165,11 @@ class StoreOutput:
         self._store = store
         self._points = Points(groups)
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    @property
+    def name(self) -> str:
+        """The store as a person would name it."""
+        return self._store.name
 
     def __enter__(self) -> Self:
         try:

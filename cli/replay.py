@@ -16,6 +16,7 @@ from city.clock import Clock, wall_ms
 from city.settings import Settings, resolve
 from cli import options
 from cli.logs import start_logging
+from cli.stopping import Stop
 from cli.summary import Outcome
 from sensors.fleet import Fleet
 from sensors.recording import read_map, read_rows
@@ -48,7 +49,7 @@ def command(
     """Publish recorded data as devices, at its own pace or faster, with all its gaps.
 
     Instants are the recording's own; with --start, the first row is moved there. Rows that do not
-    parse are counted and the first few shown.
+    parse are counted and the first few shown. Ctrl-C ends the replay in order, with its summary.
 
     Example: cityeye replay air.csv --mapping docs/replay/beijing-air.yaml --speed 3600
     """
@@ -72,11 +73,14 @@ async def replay(settings: Settings, file: Path, mapping_file: Path) -> Outcome:
         InputError: The file or its mapping is wrong.
         BrokerError: The broker cannot be started or reached.
     """
+    stop = Stop()
     mapping = read_map(mapping_file)
     rows = await asyncio.to_thread(read_rows, file, mapping)
     recording = Replay(mapping, rows, start_ms=_start_ms(settings))
     for problem in recording.problems:
         _log.warning("row left out", why=problem)
+    if more := recording.refused - len(recording.problems):
+        _log.warning("row left out", why=f"and {more:,} more")
     async with running_broker(
         settings.broker,
         data_dir=settings.data,
@@ -84,11 +88,12 @@ async def replay(settings: Settings, file: Path, mapping_file: Path) -> Outcome:
         window=settings.window,
     ) as broker:
         _log.info("broker", name=broker.name, address=str(broker.address))
-        fleet, complete = await _play(settings, broker, recording, mapping.city)
+        fleet, complete = await _play(settings, broker, recording, mapping.city, stop)
     figures: dict[str, Any] = {
         "broker": broker.name,
         "recording": mapping.recording,
         "rows": len(recording),
+        "rows_played": fleet.messages,
         "rows_left_out": recording.refused,
         "rows_repeated": recording.repeated,
         "devices": len(fleet.devices),
@@ -101,9 +106,9 @@ async def replay(settings: Settings, file: Path, mapping_file: Path) -> Outcome:
 
 
 async def _play(
-    settings: Settings, broker: RunningBroker, recording: Replay, city: str
+    settings: Settings, broker: RunningBroker, recording: Replay, city: str, stop: Stop
 ) -> tuple[Fleet, bool]:
-    """The fleet after the replay, and whether all was acknowledged."""
+    """The fleet after the replay or the wish to stop, and whether all was acknowledged."""
     tls = tls_context(broker.address, settings.broker_ca)
     password = settings.broker_password
     session = Session(
@@ -125,8 +130,17 @@ async def _play(
         until_ms = recording.last_ms + 1
         if duration_ms is not None:
             until_ms = min(until_ms, recording.first_ms + duration_ms)
-        await fleet.run(until_ms=until_ms)
+        stop.working()
+        async with asyncio.TaskGroup() as playing:
+            sending = playing.create_task(fleet.run(until_ms=until_ms), name="fleet")
+            stopping = playing.create_task(stop.wanted.wait(), name="stop")
+            await asyncio.wait([sending, stopping], return_when=asyncio.FIRST_COMPLETED)
+            sending.cancel()
+            stopping.cancel()
         done = await fleet.leave()
+        if not done:
+            waiting = fleet.waiting
+            _log.error("the broker did not acknowledge everything in time", waiting=waiting)
         session.disconnect()
         for task in running:
             task.cancel()

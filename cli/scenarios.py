@@ -1,7 +1,6 @@
 """`cityeye scenarios`, and the scenario that other commands play."""
 
 from city.cityfile import GENERATED, City, load_city
-from city.errors import SettingError
 from city.scenarios import load_scenario, shipped_scenarios, with_scenario
 from city.settings import Settings
 from cli.summary import Outcome
@@ -19,13 +18,16 @@ def playing(settings: Settings) -> City:
     Raises:
         InputError: There is no such city or scenario, or the city lacks what the scenario needs.
     """
-    if settings.devices is None:
-        city = load_city(settings.city)
-    elif settings.scenario is None:
-        city = load_city(f"{GENERATED}:{settings.devices}")
-    else:
-        raise SettingError(
-            "--devices generates a city, which has not the scenario's places; give one of the two"
-        )
-    name = settings.scenario
+    devices, name = settings.devices, settings.scenario
+    city = load_city(settings.city if devices is None else f"{GENERATED}:{devices}")
     return city if name is None else with_scenario(city, load_scenario(name))
+
+
+def lasting_s(settings: Settings) -> float | None:
+    """After so long all of the scenario has been seen [s]; None where none is played.
+
+    Raises:
+        DocumentError: There is no such scenario, or its file is wrong.
+    """
+    name = settings.scenario
+    return None if name is None else load_scenario(name).scenario.for_s

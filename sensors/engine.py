@@ -16,11 +16,18 @@ from city.cityfile import City, Device, Position
 from city.documents import suggestion
 from city.errors import InputError
 from city.events import Parameter
-from city.quantities import Domain
+from city.quantities import QUANTITIES, Domain
 from sensors.events import FOR_EVER_MS
 from sensors.fields import Group
 from sensors.sampler import Frame, Sampler
-from sensors.truth import commanded_record, drawn_record, scripted_records
+from sensors.truth import (
+    AFTERMATH_MS,
+    commanded_record,
+    drawn_record,
+    scripted_records,
+    world_record,
+)
+from sensors.valves import OPEN_PERCENT
 from sensors.world import World
 
 __all__ = ["ORDERS", "CityEngine", "Frame", "Group", "Order"]
@@ -132,12 +139,19 @@ class CityEngine:
     def set_valve(self, device_name: str, position_percent: float, ts_ms: int) -> int:
         """Send the valve `site/device` to a position [% open] and return when it arrives [ms].
 
+        Its truth record ends with the arrival; that of a valve that is not fully open has no end.
+
         Raises:
             InputError: There is no such valve, or the position is not within 0 to 100.
         """
         if self.world.gas is None:
             raise InputError(f"no valve {device_name!r}: this city has no gas devices")
         arrives_ms = self.world.gas.set_valve(device_name, position_percent, ts_ms)
+        stays = position_percent < OPEN_PERCENT
+        self._tell(
+            "valve", device_name, ts_ms, FOR_EVER_MS if stays else arrives_ms,
+            position_percent=position_percent,
+        )  # fmt: skip
         self._forget()
         return arrives_ms
 
@@ -173,7 +187,8 @@ class CityEngine:
     def stop_unit(self, target: str, ts_ms: int) -> int:
         """Stop the unit at the plant of `site` or `site/device`; returns when it stands [ms].
 
-        From then on its monitors flag F.
+        From then on its monitors flag F. Its truth record begins with the command: that the load
+        falls is labelled, too. A second stop, which changes nothing, has none.
 
         Raises:
             InputError: There is no plant.
@@ -181,10 +196,15 @@ class CityEngine:
         site = target.partition("/")[0]
         stands_ms = self.world.stop_unit(site, ts_ms)
         for sampler in self._samplers:
-            rows = [r for r, own in enumerate(sampler.group.devices) if own.site.id == site]
+            rows = _rows_at(sampler.group, site)
+            span = (ts_ms, stands_ms)
+            sampler.script.label(f"stopping/{site}", "stopping", rows, QUANTITIES, span)
             sampler.script.command("stopped", rows, stands_ms, FOR_EVER_MS)
         stopped = [device for device in self._known.values() if device.site.id == site]
-        self._records.append(commanded_record("stopped", stopped, stands_ms, FOR_EVER_MS))
+        record = commanded_record("stopped", stopped, ts_ms, FOR_EVER_MS) if stopped else None
+        known = [(old.kind, old.target) for old in self._records if old.start <= ts_ms]
+        if record is not None and (record.kind, record.target) not in known:
+            self._records.append(record)
         self._forget()
         return stands_ms
 
@@ -198,8 +218,28 @@ class CityEngine:
         if device.kind.domain is not Domain.GAS:
             raise InputError(f"{device_name!r} has no fans: it is no gas device")
         stops_ms = self.world.ventilate(device.site.id, ts_ms)
+        self._tell("ventilate", device_name, ts_ms, stops_ms)
         self._forget()
         return stops_ms
+
+    def _tell(
+        self, kind: str, device_name: str, from_ms: int, until_ms: int, **params: float
+    ) -> None:
+        """Record what a command did to the world at a gas device's site, and label it there."""
+        device = self._known[device_name]
+        site = device.site.id
+        measured = {
+            name
+            for own in self._known.values()
+            if own.site.id == site
+            for name in own.kind.quantities
+        }
+        record = world_record(kind, device, measured, from_ms, until_ms, params=params)
+        self._records.append(record)
+        span = (from_ms, min(until_ms + AFTERMATH_MS[Domain.GAS], FOR_EVER_MS))
+        for sampler in self._samplers:
+            rows = _rows_at(sampler.group, site)
+            sampler.script.label(f"{kind}/{device_name}", kind, rows, record.quantities, span)
 
     def _device(self, name: str) -> Device:
         if name not in self._known:
@@ -257,6 +297,11 @@ _ORDER_ROWS: Final = (
     Order("ventilate", (), lambda e, name, _, ts: e.ventilate(name, ts), "ventilated"),
 )  # fmt: skip
 ORDERS: Final = {row.name: row for row in _ORDER_ROWS}
+
+
+def _rows_at(group: Group, site: str) -> list[int]:
+    """The rows of the group's devices at a site."""
+    return [row for row, device in enumerate(group.devices) if device.site.id == site]
 
 
 def _groups(devices: list[Device], shard: tuple[int, int]) -> tuple[Group, ...]:

@@ -229,6 +229,30 @@ class Script:
             self._commanded.append(spell)
         self._merged.clear()
 
+    def label(
+        self, key: str, kind: str, rows: Iterable[int], names: Iterable[str], span: tuple[int, int]
+    ) -> None:
+        """Say that a command changes what is true of `names` at devices `rows` during `span`.
+
+        It changes no reading by itself. What was said before under the same key ends where this
+        begins.
+        """
+        from_ms, until_ms = span
+        wanted = set(names)
+        quantities = self._group.quantities
+        columns = tuple(column for column, name in enumerate(quantities) if name in wanted)
+        added = [Spell(key, kind, row, from_ms, until_ms, columns, ()) for row in rows]
+        if not added or not columns:
+            return
+        self._commanded = [
+            msgspec.structs.replace(spell, until_ms=min(spell.until_ms, from_ms))
+            if spell.event == key
+            else spell
+            for spell in self._commanded
+        ]
+        self._commanded += added
+        self._merged.clear()
+
     def _bound(self, events: Iterable[Event], start_ms: int) -> Iterable[Spell]:
         for event in events:
             kind = EVENT_KINDS[event.kind]

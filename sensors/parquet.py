@@ -71,12 +71,17 @@ class ParquetDays:
             StoreError: A file cannot be written.
         """
         for domain, table in self._tables.items():
-            path = self._folder / f"{domain.value}-{day}.parquet"
+            path = self._folder / file_name(domain, day)
             try:
                 if table.flush(self._connection, path):
                     self.files.append(path)
             except duckdb.Error as error:
                 raise StoreError(f"{path}: cannot be written: {error}") from error
+
+
+def file_name(domain: Domain, day: str) -> str:
+    """What the file of that domain and day is called."""
+    return f"{domain.value}-{day}.parquet"
 
 
 class _Table:

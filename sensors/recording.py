@@ -33,6 +33,9 @@ PROBLEMS_KEPT: Final = 5
 _ROWS_AT_ONCE: Final = 10_000
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]+")
 _DIGITS_KEPT: Final = 6
+_TEXT_SHOWN: Final = 40
+_EPOCHS: Final = {"epoch_s": 1, "epoch_ms": 1000}
+"""Formats that count since the epoch, with their ticks per second."""
 _PARTS: Final = ("year", "month", "day", "hour", "minute", "second")
 
 Row = tuple[int, Sequence[str]]
@@ -166,9 +169,12 @@ def read_rows(path: Path, mapping: RecordingMap) -> Rows:
     Raises:
         DocumentError: The file cannot be read, lacks a column, or no row of it parses.
     """
+    _check_file(path)
     parquet = path.suffix == ".parquet"
     rows = _parquet_rows(path) if parquet else _csv_rows(path, mapping.delimiter)
     _, header = next(rows, (0, ()))
+    if not header:
+        raise DocumentError(f"{path}: is empty; its first line must name the columns")
     parser = _Parser(path, mapping, header)
     stations: dict[str, int] = {}
     station, ts, values = array("q"), array("q"), array("d")
@@ -185,6 +191,8 @@ def read_rows(path: Path, mapping: RecordingMap) -> Rows:
         station.append(stations.setdefault(where, len(stations)))
         ts.append(instant)
         values.extend(numbers)
+    if not ts and not refused:
+        raise DocumentError(f"{path}: has no row below its header")
     if not ts:
         first = f"; the first: {problems[0]}" if problems else ""
         raise DocumentError(f"{path}: none of its {refused} rows parses{first}")
@@ -205,7 +213,7 @@ class _Parser:
         self._width = len(header)
         self._path = path
         self._header = list(header)
-        self._missing = frozenset(mapping.missing)
+        self._missing = frozenset(text.strip() for text in mapping.missing)
         self._zone = ZoneInfo(mapping.timezone)
         self._format = mapping.time.format
         names = (mapping.time.column,) if mapping.time.column else mapping.time.parts
@@ -216,7 +224,13 @@ class _Parser:
         self._name = mapping.station.id or ""
         self._names: dict[str, str] = {}
         self._values = [
-            _Cell(self._index(value.column), value, quantity, _factor(value, quantity))
+            _Cell(
+                index=self._index(value.column),
+                column=value,
+                quantity=quantity,
+                factor=_factor(value, quantity),
+                words={word.strip(): number for word, number in value.words.items()},
+            )
             for value, quantity in zip(mapping.values.values(), mapping.quantities, strict=True)
         ]
 
@@ -228,8 +242,9 @@ class _Parser:
         """
         if len(cells) != self._width:
             raise ValueError(f"has {len(cells)} cells, the header {self._width}")
-        return self._place(cells), self._instant(cells), [
-            math.nan if cells[cell.index] in self._missing else cell.value(cells[cell.index])
+        texts = [cell.strip() for cell in cells]
+        return self._place(texts), self._instant(texts), [
+            math.nan if texts[cell.index] in self._missing else cell.value(texts[cell.index])
             for cell in self._values
         ]  # fmt: skip
 
@@ -243,7 +258,7 @@ class _Parser:
         if self._station is None:
             return self._name
         text = cells[self._station]
-        if text in self._missing:
+        if not text or text in self._missing:
             raise ValueError(f"column {self._header[self._station]!r}: names no station")
         name = self._names.get(text)
         if name is None:
@@ -253,36 +268,60 @@ class _Parser:
 
     def _one_column(self, cells: Sequence[str]) -> int:
         text = cells[self._time[0]]
-        if self._format in {"epoch_s", "epoch_ms"}:
-            return round(float(text) * (1000 if self._format == "epoch_s" else 1))
-        if self._format == "iso":
-            instant = datetime.fromisoformat(text)
-        else:
-            instant = datetime.strptime(text, self._format)  # noqa: DTZ007 - the zone follows
-        return _ms(instant if instant.tzinfo else instant.replace(tzinfo=self._zone))
+        try:
+            if self._format in _EPOCHS:
+                instant = datetime.fromtimestamp(float(text) / _EPOCHS[self._format], UTC)
+            elif self._format == "iso":
+                instant = datetime.fromisoformat(text)
+            else:
+                instant = datetime.strptime(text, self._format)  # noqa: DTZ007 - the zone follows
+            return _ms(instant if instant.tzinfo else instant.replace(tzinfo=self._zone))
+        except (ValueError, OverflowError, OSError):
+            column = self._header[self._time[0]]
+            raise ValueError(
+                f"column {column!r}: {text[:_TEXT_SHOWN]!r} is no instant of format "
+                f"{self._format!r}"
+            ) from None
 
     def _several_columns(self, cells: Sequence[str]) -> int:
-        parts = [int(cells[index]) for index in self._time]
+        parts = [self._part(cells, index) for index in self._time]
         year, month, day, hour, minute, second = [*parts, 0, 0, 0][: len(_PARTS)]
-        return _ms(datetime(year, month, day, hour, minute, second, tzinfo=self._zone))
+        try:
+            return _ms(datetime(year, month, day, hour, minute, second, tzinfo=self._zone))
+        except (ValueError, OverflowError) as error:
+            found = ", ".join(
+                f"{self._header[index]!r}: {cells[index][:_TEXT_SHOWN]!r}" for index in self._time
+            )
+            raise ValueError(f"columns {found}: {error}") from None
+
+    def _part(self, cells: Sequence[str], index: int) -> int:
+        text = cells[index]
+        try:
+            return int(text)
+        except ValueError:
+            found = f"column {self._header[index]!r}: {text[:_TEXT_SHOWN]!r}"
+            raise ValueError(f"{found} is no whole number") from None
 
 
-class _Cell(msgspec.Struct, frozen=True):
+class _Cell(msgspec.Struct, frozen=True, kw_only=True):
     """The cell of one quantity in every row."""
 
     index: int
     column: ValueColumn
     quantity: Quantity
     factor: float
+    words: dict[str, float]
 
     def value(self, text: str) -> float:
-        """The value in the canonical unit.
+        """The value in the canonical unit; none in a blank cell.
 
         Raises:
-            ValueError: There is none, or it cannot be true.
+            ValueError: It is no number, or cannot be true.
         """
-        found = f"column {self.column.column!r}: {text[:40]!r}"
-        given = self.column.words.get(text)
+        given = self.words.get(text)
+        if given is None and not text:
+            return math.nan
+        found = f"column {self.column.column!r}: {text[:_TEXT_SHOWN]!r}"
         try:
             value = (float(text) if given is None else given) * self.factor
         except ValueError:
@@ -309,6 +348,15 @@ def _check_value(document: Document, name: str, value: ValueColumn) -> None:
         _factor(value, QUANTITIES[name])
     except ValueError as error:
         document.fail(("values", name, "unit"), str(error))
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise DocumentError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise DocumentError(f"{path}: is a directory; give a .csv, .csv.gz or .parquet file")
+    if path.is_file() and not path.stat().st_size:
+        raise DocumentError(f"{path}: is empty; its first line must name the columns")
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:

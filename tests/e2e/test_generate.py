@@ -2,6 +2,11 @@
 
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,8 @@ from cli.scenarios import playing
 
 START = "2026-06-01T22:00:00+08:00"
 CITY = "synthetic:40:air-micro,air-gas"
+PROGRAM = str(Path(sys.executable).with_name("cityeye"))
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +124,7 @@ def test_store(tmp_path: Path) -> None:
 
     assert (200, 4) == found
     assert 200 == said["messages"]
+    assert str(store) in said["store"]
 
 
 def test_unknown_format(tmp_path: Path) -> None:
@@ -143,10 +151,90 @@ def test_scenario_of_another_city(tmp_path: Path) -> None:
 
 
 def test_devices_and_scenario(tmp_path: Path) -> None:
-    """A generated city and a scenario of places exclude each other."""
-    result = run(tmp_path, "--devices", "30", "--scenario", "gas-burst")
+    """A scenario whose places a generated city lacks is refused; one of the weather plays there."""
+    result = run(tmp_path / "a", "--devices", "30", "--scenario", "gas-burst")
+    options = ("--devices", "30", "--scenario", "smog-episode", "--interval", "600s", "--for", "3h")
+    said = figures(tmp_path / "b", *options)
 
-    assert isinstance(result.exception, SettingError)
+    assert isinstance(result.exception, DocumentError)
+    assert (30, "smog-episode") == (said["devices"], said["scenario"])
+    assert "smog" in (tmp_path / "b" / "truth.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "lasts_s"), [((), 1_800), (("--for", "600s"), 600), (("--for", "2h"), 7_200)]
+)
+def test_own_time(tmp_path: Path, options: tuple[str, ...], lasts_s: int) -> None:
+    """A scenario lasts as long as it says, unless --for says otherwise."""
+    story = tmp_path / "short.yaml"
+    story.write_text(
+        "scenario: short\nsentence: A short one\nfor_s: 1800\n"
+        "events: [{id: smog, kind: smog, at_s: 60, for_s: 600}]\n",
+        encoding="utf-8",
+    )
+    city = ("--city", CITY, "--interval", "600s")
+    said = figures(tmp_path / "out", *city, "--scenario", str(story), *options)
+
+    assert lasts_s == said["simulated_s"]
+    assert not said["interrupted"]
+
+
+def test_files_of_another_run(tmp_path: Path) -> None:
+    """A directory with files that this run would not write anew is refused and left as it is."""
+    common = ("--city", CITY, "--interval", "600s")
+    figures(tmp_path, *common, "--for", "4h")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    shorter = run(tmp_path, *common, "--for", "1h")
+    other = run(tmp_path, *common, "--for", "4h", "--format", "line")
+
+    assert isinstance(shorter.exception, SettingError)
+    assert 2 == shorter.exception.exit_status
+    assert f"--out: {tmp_path} has files of another run: air-2026-06-02.parquet; " in str(
+        shorter.exception
+    )
+    assert isinstance(other.exception, SettingError)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert 2 == figures(tmp_path, *common, "--for", "4h")["files"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("format_", ["parquet", "line"])
+def test_stopped(tmp_path: Path, number: int, format_: str) -> None:
+    """Ctrl-C and SIGTERM end the work after its slice: whole files, a summary, exit status 0."""
+    options = ("--city", CITY, "--interval", "10s", "--for", "3650d", "--start", START)
+    with subprocess.Popen(
+        [PROGRAM, "generate", *options, "--out", "out", "--format", format_, "--json"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("CITYEYE_")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        give_up_s = time.monotonic() + DEADLINE_S
+        while not list((tmp_path / "out").glob("*2026-06-01*")):
+            assert process.poll() is None
+            assert time.monotonic() < give_up_s
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=DEADLINE_S)
+    said = json.loads(out)
+    files = sorted((tmp_path / "out").glob("*2026*"))
+
+    assert 0 == process.returncode
+    assert said["interrupted"]
+    assert 0 == said["simulated_s"] % 3600
+    assert 40 * 360 * (said["simulated_s"] / 3600) == said["messages"]
+    assert len(files) == said["files"]
+    assert not list((tmp_path / "out").glob("unfinished*"))
+    assert said["messages"] == sum(_rows(path) for path in files)
+
+
+def _rows(path: Path) -> int:
+    """How many samples a file holds."""
+    if path.suffix == ".gz":
+        return len(gzip.decompress(path.read_bytes()).splitlines())
+    [(count,)] = query(path, "count(*)")
+    return int(count)
 
 
 @pytest.mark.parametrize("name", ["smog-episode", "river-spill"])
@@ -172,4 +260,4 @@ def test_truth_of_readings(tmp_path: Path) -> None:
     ]
 
     assert any(shown < 0.5 * true for shown, true in both)
-    assert not any("air-lake-view" in reading["device"] for reading in readings)
+    assert not any(reading["device"].startswith("gas-") for reading in readings)
