@@ -108,7 +108,7 @@ class IngestService:
             quiet = time.monotonic() - self.receiver.heard_at_s > _QUIET_S
             ledger = self.ledger()
             new = ledger.received - ledger.duplicate
-            here = quiet and (expected is None or new >= expected())
+            here = new >= expected() if expected else quiet
             if here and not self._busy and not self.receiver.waiting and not self.ledger().pending:
                 await self.writer.drained()
                 return
