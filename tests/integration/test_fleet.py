@@ -364,7 +364,7 @@ class TestRefusal:
         text = AIR + AIR.split("sites:\n")[1].replace("air-1", "air-2").replace(
             "{id: d,", "{id: e,"
         )
-        lines = ("allow_anonymous true", "clientid_prefixes cityeye-testville-air-1")
+        lines = ("allow_anonymous true", "clientid_prefixes cityeye.testville.air-1")
         async with (
             guarded(*lines) as port,
             running(port, city(text, interval_s=0.5), speed=speed, backlog_max=50) as fleet,
