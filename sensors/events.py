@@ -36,18 +36,6 @@ STACK_GASES: Final = ("stack_pm", "stack_so2", "stack_nox")
 WATER_LOADS: Final = (
     "effluent_cod", "effluent_ammonia_n", "effluent_total_p", "effluent_total_n",
 )  # fmt: skip
-_LIMITED: Final = (*STACK_GASES, *WATER_LOADS)
-_TOUCHES: Final = {
-    "constant": _LIMITED,
-    "cap": _LIMITED,
-    "scale": _LIMITED,
-    "air-dilution": (*STACK_GASES, "stack_o2", "flue_temperature", "flue_humidity"),
-    "o2-fake": ("stack_o2",),
-    "sample-swap": WATER_LOADS,
-}
-"""The quantities that a fraud changes; those that follow from them follow."""
-_ANALOGUE: Final = frozenset({"drift", "stuck", "spike", "noise", "calibration"})
-"""Faults of a measurement: they leave alone what is calculated or is a position."""
 
 
 class Chance(msgspec.Struct, frozen=True):
@@ -145,13 +133,14 @@ class Tile(msgspec.Struct, frozen=True, eq=False):
 
 def touched_columns(kind: str, quantities: Sequence[str], quantity: str | None) -> tuple[int, ...]:
     """The columns that an event of `kind` changes by itself, at most that of `quantity`."""
-    names = set(_TOUCHES.get(kind, quantities)) & set(quantities)
-    if kind in _ANALOGUE:
-        names -= {"valve_position", *(name for name in quantities if name.endswith("_corrected"))}
+    row = EVENT_KINDS[kind]
+    names = set(row.touches or quantities) & set(quantities)
+    if row.spares:
+        names -= {*row.spares, *(name for name in quantities if name.endswith("_corrected"))}
     if kind == "calibration":
         names = {name for name in names if INSTRUMENTS[name].calibration_min} or names
     if quantity is not None:
-        whole = EVENT_KINDS[kind].takes_quantity
+        whole = row.takes_quantity
         names &= {quantity, quantity.removesuffix("_corrected")} if whole else names
     return tuple(column for column, name in enumerate(quantities) if name in names)
 
