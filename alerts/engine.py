@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from alerts.lifecycle import Change, level_of, standing, step
+from alerts.gates import Change, level_of, standing, step
 from alerts.rules import Rule, RuleSet
 from alerts.watches import Watches
 from broker.messages import AlarmEvent, Announcement, Birth

@@ -7,14 +7,14 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from alerts.lifecycle import Level
+from alerts.gates import Level
+from broker.messages import Severity
 from city.cityfile import IDENTIFIER, Identifier
 from city.documents import Document, suggestion
 from city.kinds import DEVICE_KINDS, PLANT_KINDS
 from city.quantities import QUANTITIES, Domain, Quantity, to_canonical
 
 DELAY_MAX_S: Final = 86_400
-Severity = Literal["low", "medium", "high", "critical"]
 Grade = Literal["A", "B", "C", "D", "X"]
 """Evidence for a figure: A read in the official document, B stated by others, C computed, D general
 knowledge, X sources disagree."""

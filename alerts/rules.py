@@ -1,18 +1,26 @@
 """Alarm rules: what is watched on which devices, held against which limits of which standard."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
-from alerts.lifecycle import DEEPEST_FIRST, Bound, Level, Watch
-from alerts.rulefile import LEVEL_KEYS, Grade, LimitSpec, PackSpec, RuleSpec, Severity, check_pack
+from alerts.gates import DEEPEST_FIRST, Bound, Level, Watch
+from alerts.rulefile import LEVEL_KEYS, Grade, LimitSpec, PackSpec, RuleSpec, check_pack
+from alerts.signals import Signal
+from broker.messages import Severity, Supervision
 from city.documents import Document, suggestion
 from city.errors import DocumentError
 from city.quantities import QUANTITIES
+
+RuleKind = Literal[
+    "limit", "average", "rate", "range", "share", "silence", "stuck", "flags", "index",
+    "comparison", "count", "composite",
+]  # fmt: skip
+Group = Literal["device", "site", "section", "district", "city"]
 
 _SIGNIFICANT: Final = 12
 """Digits kept of a converted limit, so that 0.3 g/m3 reads 300 mg/m3 and not 300.00000000000006."""
@@ -27,22 +35,111 @@ class Limit(Bound, frozen=True, kw_only=True):
     grade: Grade
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """What is watched: one quantity, on devices of some kinds at plants of some kinds.
+class Leaf(msgspec.Struct, frozen=True, kw_only=True, tag="leaf"):
+    """One signal held against limits: the simplest condition, and the end of every other.
 
-    Empty kinds mean every device that measures the quantity.
+    `id` is the rule's own where the rule is nothing else, else `rule#number`. `unit` is what
+    people read the numbers of the signal in.
+    """
+
+    id: str
+    signal: Signal
+    unit: str
+    limits: tuple[Limit, ...]
+    watch: Watch
+
+
+class Every(msgspec.Struct, frozen=True, tag="all"):
+    """Holds while all of its conditions do."""
+
+    of: tuple["Condition", ...]
+
+
+class Some(msgspec.Struct, frozen=True, tag="any"):
+    """Holds while one of its conditions does."""
+
+    of: tuple["Condition", ...]
+
+
+class Not(msgspec.Struct, frozen=True, tag="not"):
+    """Holds while its condition does not."""
+
+    of: "Condition"
+
+
+class Count(msgspec.Struct, frozen=True, tag="count"):
+    """Holds while its condition does at so many devices of one site, district or city."""
+
+    at_least: int
+    within: Group
+    of: "Condition"
+
+
+Condition = Leaf | Every | Some | Not | Count
+
+
+class Suppressor(msgspec.Struct, frozen=True):
+    """An alarm that, while it stands, suppresses others within its device, site or section."""
+
+    rule: str
+    within: Group
+
+
+class Step(msgspec.Struct, frozen=True):
+    """An alarm that nobody has acknowledged for so long is told to the next level of supervision."""
+
+    after_ms: int
+    to: Supervision
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """What is watched, and what becomes of it.
+
+    Devices of some kinds at plants of some kinds; empty kinds mean every device that measures the
+    quantity of the first leaf. A composite rule has one limit of level H, which carries severity
+    and standard.
     """
 
     id: str
     pack: str
-    quantity: str
-    unit: str
-    device_kinds: frozenset[str]
-    plant_kinds: frozenset[str]
+    kind: RuleKind
+    condition: Condition
     limits: tuple[Limit, ...]
-    watch: Watch
+    unit: str
+    device_kinds: frozenset[str] = frozenset()
+    plant_kinds: frozenset[str] = frozenset()
+    valid_from: date | None = None
+    valid_until: date | None = None
+    on_delay_ms: int = 0
+    """Of a composite condition as a whole; those of leaves are in their watches."""
+    off_delay_ms: int = 0
+    latched: bool = False
+    """Whether a person must reset it when the condition is gone."""
+    acknowledged_by_itself: bool = False
+    """Whether it needs nobody's acknowledgement."""
+    realarm_ms: int = 0
+    """Acknowledged or not, it is told again after so long; 0: never."""
+    escalation: tuple[Step, ...] = ()
+    suppressed_by: tuple[Suppressor, ...] = ()
+    actions: tuple[str, ...] = ()
+    """Names of actions that may be taken when it is raised, where the city arms them."""
     message: str = ""
     message_zh: str = ""
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """The ends of its condition, in their order; the first says which devices it is about."""
+        return tuple(_leaves(self.condition))
+
+    @property
+    def head(self) -> Leaf:
+        """The leaf that says which devices the rule is about."""
+        return self.leaves[0]
+
+    @property
+    def is_composite(self) -> bool:
+        """Whether it is more than one leaf."""
+        return not isinstance(self.condition, Leaf)
 
     def applies(self, device_kind: str | None, plant_kind: str | None) -> bool:
         """Whether the rule watches such a device; None where the kind is not known or none."""
@@ -50,9 +147,24 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         fits_plant = not self.plant_kinds or plant_kind in self.plant_kinds
         return fits_device and fits_plant
 
+    def in_force(self, day: date) -> bool:
+        """Whether its figures are in force on `day`."""
+        begun = self.valid_from is None or self.valid_from <= day
+        return begun and (self.valid_until is None or day <= self.valid_until)
+
     def limit(self, level: Level) -> Limit:
         """The limit of that level, which the rule has."""
         return next(limit for limit in self.limits if limit.level == level)
+
+
+def _leaves(condition: Condition) -> Iterator[Leaf]:
+    if isinstance(condition, Leaf):
+        yield condition
+    elif isinstance(condition, Not | Count):
+        yield from _leaves(condition.of)
+    else:
+        for one in condition.of:
+            yield from _leaves(one)
 
 
 class Pack(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,15 +257,18 @@ def _rule(pack: PackSpec, spec: RuleSpec) -> Rule:
     given = {LEVEL_KEYS[key]: limit for key, limit in spec.limits().items()}
     levels = (level for level in DEEPEST_FIRST if level in given)
     limits = tuple(_limit(pack, spec, level, given[level]) for level in levels)
+    unit = QUANTITIES[spec.quantity].unit
+    watch = Watch(limits, round(1000 * spec.on_delay_s), round(1000 * spec.off_delay_s))
+    signal = Signal(quantity=spec.quantity)
     return Rule(
         id=spec.id,
         pack=pack.pack,
-        quantity=spec.quantity,
-        unit=QUANTITIES[spec.quantity].unit,
+        kind="limit",
+        condition=Leaf(id=spec.id, signal=signal, unit=unit, limits=limits, watch=watch),
+        limits=limits,
+        unit=unit,
         device_kinds=frozenset(spec.device_kinds or ()),
         plant_kinds=frozenset(spec.plant_kinds or ()),
-        limits=limits,
-        watch=Watch(limits, round(1000 * spec.on_delay_s), round(1000 * spec.off_delay_s)),
         message=spec.message,
         message_zh=spec.message_zh,
     )

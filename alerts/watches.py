@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from alerts.lifecycle import Life, normal, quiet_band
+from alerts.gates import Life, normal, quiet_band
 from alerts.rules import Rule, RuleSet
 from city.cityfile import Address
 from city.readings import SeriesTable

@@ -21,6 +21,25 @@ T = TypeVar("T", bound=msgspec.Struct)
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Instant = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 FlagLetter = Literal["F", "M", "S", "D", "C", "T", "B"]
+Severity = Literal["low", "medium", "high", "critical"]
+Supervision = Literal["site", "district", "city"]
+"""Who is responsible, from below."""
+AlarmState = Literal[
+    "normal", "unacknowledged", "acknowledged", "returned", "latched", "latched-acknowledged",
+    "shelved", "suppressed", "out-of-service",
+]  # fmt: skip
+"""`returned`: the condition is gone, nobody has acknowledged it yet; `latched`: gone, and a person
+must reset it."""
+AlarmHappening = Literal[
+    "raised", "escalated", "eased", "cleared",
+    "acknowledged", "commented", "reset", "repeated", "promoted", "stale", "heard",
+    "shelved", "unshelved", "suppressed", "unsuppressed", "out-of-service", "in-service",
+]  # fmt: skip
+"""`escalated` and `eased` are of the level, `promoted` is to the next level of supervision."""
+OperatorAction = Literal[
+    "acknowledge", "comment", "shelve", "unshelve", "reset", "disable", "enable", "reload",
+    "take-order", "close-order",
+]  # fmt: skip
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,12 +117,16 @@ class ClockTick(_Message, frozen=True, kw_only=True):
 
 
 class AlarmEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
-    """A change in the life of an alarm."""
+    """A change in the life of an alarm, after ISA-18.2 and OPC UA Part 9.
+
+    `number` counts the events of one alarm, so that topic and number name an event for ever.
+    `state` is the alarm's after the event; it stays on its topic, retained, until it is `normal`.
+    """
 
     rule: str
-    event: Literal["raised", "escalated", "eased", "cleared"]
-    state: Literal["active", "cleared"]
-    severity: Literal["low", "medium", "high", "critical"]
+    event: AlarmHappening
+    state: AlarmState
+    severity: Severity
     level: Literal["HH", "H", "L", "LL"]
     quantity: str
     value: float
@@ -111,11 +134,94 @@ class AlarmEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     unit: str
     ts: Instant
     raised: Instant
-    standard: str
+    number: Count = 0
+    active: bool = True
+    """Whether the condition holds."""
+    stale: bool = False
+    """Whether the device has fallen silent since: nothing is known of the condition."""
+    supervision: Supervision = "site"
+    """The level of supervision that it has been told to."""
+    by: str = ""
+    """Who did it, where a person or another alarm did."""
+    why: str = ""
+    until: Instant | None = None
+    """The end of a timed shelf."""
+    cause: str = ""
+    """What groups alarms of one cause: a site, a rule of a district, a section of the network."""
+    first_out: bool = False
+    """Whether it was the first of its cause."""
+    standard: str = ""
     clause: str = ""
     grade: str = "A"
     message: str = ""
     message_zh: str = ""
+
+
+class OperatorRequest(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What a person wants of the alarm service; answered once, with an `OperatorReply`.
+
+    `targets` are `site/device/rule`, each part with `*` for any, or numbers of repair orders.
+    """
+
+    id: str
+    action: OperatorAction
+    by: str
+    targets: tuple[str, ...] = ()
+    why: str = ""
+    for_s: float | None = None
+    """`shelve`: how long."""
+    once: bool = False
+    """`shelve`: until the condition is gone."""
+
+
+class OperatorReply(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a request."""
+
+    id: str
+    ok: bool
+    ts: Instant
+    detail: str = ""
+    changed: tuple[str, ...] = ()
+    """`site/device/rule` of every alarm that changed, or numbers of repair orders."""
+
+
+class ActionEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A step of an action that an alarm has set off: to a device, or to the repair crew."""
+
+    id: str
+    """The same for all steps of one action."""
+    action: str
+    step: Literal["would-send", "sent", "retried", "done", "refused", "unanswered", "withheld"]
+    target: str
+    """`site/device`."""
+    ts: Instant
+    rule: str
+    alarm: str
+    """`site/device/rule`."""
+    detail: str = ""
+
+
+class RepairOrder(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Work for the repair crew; retained until it is done."""
+
+    id: str
+    state: Literal["open", "taken", "done"]
+    ts: Instant
+    opened: Instant
+    priority: Severity
+    rule: str
+    alarm: str
+    """`site/device/rule`."""
+    title: str
+    title_zh: str = ""
+    position: tuple[float, float] | None = None
+    section: str = ""
+    valves: dict[str, str] = {}
+    """`site/device` of each valve that isolates the section, and what became of it."""
+    customers: int = 0
+    """Who are without supply when the section is cut off."""
+    by: str = ""
+    why: str = ""
 
 
 class TruthRecord(_Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -142,7 +248,20 @@ class TruthRecord(_Message, frozen=True, kw_only=True, omit_defaults=True):
 ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final[dict[type[msgspec.Struct], msgspec.json.Decoder[Any]]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (Telemetry, Status, Birth, Command, Reply, ClockTick, AlarmEvent, TruthRecord)
+    for kind in (
+        Telemetry,
+        Status,
+        Birth,
+        Command,
+        Reply,
+        ClockTick,
+        TruthRecord,
+        AlarmEvent,
+        OperatorRequest,
+        OperatorReply,
+        ActionEvent,
+        RepairOrder,
+    )
 }
 
 

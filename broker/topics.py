@@ -2,6 +2,10 @@
 
 cityeye/v1/{city}/{district}/{domain}/{site}/{device}/{channel}
 cityeye/v1/{city}/{district}/alarms/{domain}/{site}/{device}/{rule}
+cityeye/v1/{city}/{district}/actions/{domain}/{site}/{device}
+cityeye/v1/{city}/{district}/orders/{domain}/{site}/{order}
+cityeye/v1/{city}/operator/request
+cityeye/v1/{city}/operator/reply
 cityeye/v1/{city}/truth
 cityeye/v1/{city}/clock
 """
@@ -41,6 +45,33 @@ def alarm_topic(address: Address, rule: str) -> str:
     """The topic of the alarm that `rule` may raise on a device."""
     a = address
     return f"{ROOT}/{a.city}/{a.district}/alarms/{a.domain}/{a.site}/{a.device}/{rule}"
+
+
+def action_topic(address: Address) -> str:
+    """The topic of the actions that an alarm sets off at a device."""
+    a = address
+    return f"{ROOT}/{a.city}/{a.district}/actions/{a.domain}/{a.site}/{a.device}"
+
+
+def order_topic(address: Address, order: str) -> str:
+    """The topic of a repair order at a device's site."""
+    a = address
+    return f"{ROOT}/{a.city}/{a.district}/orders/{a.domain}/{a.site}/{order}"
+
+
+def order_filter(city: str = "+", district: str = "+") -> str:
+    """The filter that matches every repair order of a city or district."""
+    return f"{ROOT}/{city}/{district}/orders/+/+/+"
+
+
+def request_topic(city: str) -> str:
+    """The topic on which people ask the alarm service for something."""
+    return f"{ROOT}/{city}/operator/request"
+
+
+def reply_topic(city: str) -> str:
+    """The topic on which the alarm service answers people."""
+    return f"{ROOT}/{city}/operator/reply"
 
 
 def clock_topic(city: str) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alerts.engine import AlarmEngine
-from alerts.lifecycle import normal, step
+from alerts.gates import normal, step
 from alerts.rules import RuleSet, pack_of
 from broker.messages import AlarmEvent, Announcement, Birth, MeasuredQuantity
 from city.cityfile import Address

@@ -1,6 +1,6 @@
 import pytest
 
-from alerts.lifecycle import Level
+from alerts.gates import Level
 from alerts.rules import Rule, RuleSet, load_packs, shipped_packs
 from city.kinds import DEVICE_KINDS, PLANT_KINDS, PlantKind
 from city.quantities import QUANTITIES

@@ -1,9 +1,10 @@
-"""The life of one alarm: what one reading does to one watch.
+"""The gates of one watch: what one number does to the condition that it is held against.
 
 A watch has up to four bounds, and each bound is a gate. A shut gate opens when the bound has been
-crossed for the on-delay; an open gate shuts when the value has been back by the deadband for the
-off-delay. The alarm's level is that of the deepest open gate, and `EVENTS` says what a change of
-level is called. All times are instants of measurement, so a replay gives the same life.
+crossed for the on-delay and by enough numbers in a row; an open gate shuts when the value has been
+back by the deadband for the off-delay. The level is that of the deepest open gate, and `EVENTS`
+says what a change of level is called. All times are instants of measurement, so a replay gives the
+same. A number that is not one (NaN) crosses nothing and releases everything.
 """
 
 import math
@@ -52,7 +53,7 @@ class Bound(msgspec.Struct, frozen=True):
 
     def released(self, value: float) -> bool:
         """Whether `value` is back by the deadband."""
-        return value <= self.reset if self.upper else value >= self.reset
+        return not value > self.reset if self.upper else not value < self.reset
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -61,13 +62,16 @@ class Watch(msgspec.Struct, frozen=True):
     bounds: tuple[Bound, ...]
     on_delay_ms: int = 0
     off_delay_ms: int = 0
+    in_a_row: int = 1
+    """So many numbers one after the other must cross a bound."""
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """One bound's memory: open or shut, and since when readings have asked for the contrary."""
+    """One bound's memory: open or shut, since when the contrary is asked for, and how often."""
 
     open: bool = False
     contrary_since: int | None = None
+    streak: int = 0
 
 
 SHUT: Final = Gate()
@@ -75,7 +79,7 @@ OPEN: Final = Gate(open=True)
 
 
 class Life(msgspec.Struct, frozen=True):
-    """The state of one alarm: a gate per bound, and when it was raised if it stands."""
+    """The state of one watch: a gate per bound, and when the first opened if one is open."""
 
     gates: tuple[Gate, ...]
     raised: int | None = None
@@ -87,7 +91,7 @@ class Life(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """An event in the life of an alarm, with the level it is about: the one left when cleared."""
+    """What a number changed, with the level it is about: the one left when cleared."""
 
     event: Happening
     level: Level
@@ -95,12 +99,12 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def normal(watch: Watch) -> Life:
-    """The life of an alarm that has never been raised."""
+    """The life of a watch that nothing has crossed."""
     return Life((SHUT,) * len(watch.bounds))
 
 
 def standing(watch: Watch, level: Level, raised: int) -> Life:
-    """The life of an alarm that stands at `level`, or at the deepest bound left up to there."""
+    """The life of a watch that stands at `level`, or at the deepest bound left up to there."""
     side, depth = level in UPPER, len(level)
     gates = (
         OPEN if bound.upper is side and len(bound.level) <= depth else SHUT
@@ -110,7 +114,7 @@ def standing(watch: Watch, level: Level, raised: int) -> Life:
 
 
 def level_of(watch: Watch, life: Life) -> Level | None:
-    """The level at which the alarm stands, or None."""
+    """The level at which the watch stands, or None."""
     pairs = zip(watch.bounds, life.gates, strict=True)
     return next((bound.level for bound, gate in pairs if gate.open), None)
 
@@ -118,7 +122,7 @@ def level_of(watch: Watch, life: Life) -> Level | None:
 def step(watch: Watch, life: Life, ts: int, value: float) -> tuple[Life, Change | None]:
     """The life after a reading of `value` at `ts`, and the change if its level is another one.
 
-    Readings come in the order of `ts`; the same reading twice changes nothing the second time.
+    Readings come in the order of `ts`.
     """
     pairs = zip(watch.bounds, life.gates, strict=True)
     gates = tuple(_move(watch, bound, gate, ts, value) for bound, gate in pairs)
@@ -154,10 +158,11 @@ def _move(watch: Watch, bound: Bound, gate: Gate, ts: int, value: float) -> Gate
     if not contrary:
         return OPEN if gate.open else SHUT
     since = ts if gate.contrary_since is None else gate.contrary_since
-    delay_ms = watch.off_delay_ms if gate.open else watch.on_delay_ms
-    if ts - since >= delay_ms:
-        return SHUT if gate.open else OPEN
-    return Gate(gate.open, since)
+    streak = gate.streak + 1
+    if gate.open:
+        return SHUT if ts - since >= watch.off_delay_ms else Gate(True, since, streak)
+    enough = streak >= watch.in_a_row and ts - since >= watch.on_delay_ms
+    return OPEN if enough else Gate(False, since, streak)
 
 
 def _one_side(watch: Watch, before: tuple[Gate, ...], gates: tuple[Gate, ...]) -> tuple[Gate, ...]:

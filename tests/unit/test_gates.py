@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alerts.lifecycle import (
+from alerts.gates import (
     Bound,
     Change,
     Life,
