@@ -89,6 +89,11 @@ class Life(msgspec.Struct, frozen=True):
         """Whether no gate is open and no delay runs."""
         return all(gate == SHUT for gate in self.gates)
 
+    @property
+    def open(self) -> bool:
+        """Whether a gate is open: the condition holds at some level."""
+        return any(gate.open for gate in self.gates)
+
 
 class Change(msgspec.Struct, frozen=True):
     """What a number changed, with the level it is about: the one left when cleared."""

@@ -3,24 +3,43 @@
 from collections.abc import Iterable, Iterator
 from datetime import date
 from importlib.resources import files as package_files
+from itertools import count
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
+from alerts import rulefile
 from alerts.gates import DEEPEST_FIRST, Bound, Level, Watch
-from alerts.rulefile import LEVEL_KEYS, Grade, LimitSpec, PackSpec, RuleSpec, check_pack
-from alerts.signals import Signal
+from alerts.rulecheck import check_pack, check_together
+from alerts.rulefile import (
+    LEVEL_KEYS,
+    ConditionSpec,
+    CountSpec,
+    Grade,
+    LimitSpec,
+    PackSpec,
+    RuleSpec,
+    joints,
+)
+from alerts.scales import scale_of
+from alerts.signals import HOURLY, Signal
 from broker.messages import Severity, Supervision
 from city.documents import Document, suggestion
 from city.errors import DocumentError
-from city.quantities import QUANTITIES
 
 RuleKind = Literal[
     "limit", "average", "rate", "range", "share", "silence", "stuck", "flags", "index",
     "comparison", "count", "composite",
 ]  # fmt: skip
-Group = Literal["device", "site", "section", "district", "city"]
+Group = rulefile.Group
+
+_KINDS: Final[dict[str, RuleKind]] = {
+    "mean": "average", "sd": "range", "min": "range", "max": "range", "range": "range",
+    "share": "share", "rate": "rate", "stuck": "stuck", "flagged": "flags",
+    "silence": "silence", "index": "index",
+}  # fmt: skip
+"""What a rule of one signal is called by its statistic, where it is compared with nothing."""
 
 _SIGNIFICANT: Final = 12
 """Digits kept of a converted limit, so that 0.3 g/m3 reads 300 mg/m3 and not 300.00000000000006."""
@@ -200,6 +219,31 @@ class RuleSet(msgspec.Struct, frozen=True):
         """Every rule, in the order of the packs and their files."""
         return tuple(rule for pack in self.packs for rule in pack.rules)
 
+    def on(self, day: date) -> "RuleSet":
+        """The packs with those of their rules that are in force on `day`.
+
+        Only a rule's own dates count: they choose between versions of one law. Those of a pack are
+        for `remarks`.
+        """
+        packs = (
+            msgspec.structs.replace(
+                pack, rules=tuple(rule for rule in pack.rules if rule.in_force(day))
+            )
+            for pack in self.packs
+        )
+        return RuleSet(tuple(packs))
+
+    def rule(self, name: str) -> Rule:
+        """The rule of that identifier.
+
+        Raises:
+            DocumentError: There is none; the text names the nearest.
+        """
+        known = {rule.id: rule for rule in self.rules}
+        if name not in known:
+            raise DocumentError(f"no rule named {name!r}; {suggestion(name, known)}")
+        return known[name]
+
     def remarks(self, day: date) -> tuple[str, ...]:
         """What to tell people about packs that are not in force on `day`.
 
@@ -217,20 +261,37 @@ def shipped_packs() -> dict[str, Path]:
 
 
 def load_packs(names: Iterable[str] | None = None, *, files: Iterable[Path] = ()) -> RuleSet:
-    """The shipped packs of these names (None: all of them) and the rule files at these paths.
+    """The shipped packs of these names (None: all but the optional) and the rule files at `files`.
 
     Raises:
-        DocumentError: There is no such pack, a file is wrong, or two rules have one identifier.
+        DocumentError: There is no such pack, a file is wrong, or the packs do not fit together.
     """
     shipped = shipped_packs()
-    paths: list[Path] = []
-    for name in shipped if names is None else names:
-        if name not in shipped:
-            raise DocumentError(f"no rule pack named {name!r}; {suggestion(name, shipped)}")
-        paths.append(shipped[name])
-    rules = RuleSet(tuple(read_rules(path) for path in (*paths, *files)))
-    _check_unique(rules)
-    return rules
+    if names is None:
+        usual = [Document.read(path) for path in shipped.values()]
+        chosen = [document for document in usual if not document.content.get("optional")]
+    else:
+        chosen = [Document.read(_shipped(name, shipped)) for name in names]
+    return rule_set((*chosen, *(Document.read(path) for path in files)))
+
+
+def _shipped(name: str, shipped: dict[str, Path]) -> Path:
+    if name not in shipped:
+        raise DocumentError(f"no rule pack named {name!r}; {suggestion(name, shipped)}")
+    return shipped[name]
+
+
+def rule_set(documents: Iterable[Document], *, known: Iterable[str] = ()) -> RuleSet:
+    """The packs in `documents`, each checked as a whole and all with one another.
+
+    `known` are rules of other files, beside those of the shipped packs, that may suppress theirs.
+
+    Raises:
+        DocumentError: One is wrong, or they do not fit together.
+    """
+    sheets = [(document, check_pack(document)) for document in documents]
+    check_together(sheets, lambda: (*known, *_shipped_rules()))
+    return RuleSet(tuple(_pack(document, spec) for document, spec in sheets))
 
 
 def read_rules(path: Path) -> Pack:
@@ -239,8 +300,16 @@ def read_rules(path: Path) -> Pack:
 
 
 def pack_of(document: Document) -> Pack:
-    """The pack in `document`, checked as a whole."""
-    spec = check_pack(document)
+    """The pack in `document`, checked as a whole, but not against other packs."""
+    return _pack(document, check_pack(document))
+
+
+def _shipped_rules() -> Iterator[str]:
+    for path in shipped_packs().values():
+        yield from (rule.id for rule in check_pack(Document.read(path)).rules)
+
+
+def _pack(document: Document, spec: PackSpec) -> Pack:
     return Pack(
         id=spec.pack,
         title=spec.title,
@@ -254,31 +323,121 @@ def pack_of(document: Document) -> Pack:
 
 
 def _rule(pack: PackSpec, spec: RuleSpec) -> Rule:
-    given = {LEVEL_KEYS[key]: limit for key, limit in spec.limits().items()}
-    levels = (level for level in DEEPEST_FIRST if level in given)
-    limits = tuple(_limit(pack, spec, level, given[level]) for level in levels)
-    unit = QUANTITIES[spec.quantity].unit
-    watch = Watch(limits, round(1000 * spec.on_delay_s), round(1000 * spec.off_delay_s))
-    signal = Signal(quantity=spec.quantity)
+    condition: Condition
+    if spec.is_signal:
+        condition = _limited(pack, spec)
+        limits, unit = condition.limits, condition.unit
+    else:
+        condition = _Combination(pack, spec).whole()
+        head = next(_leaves(condition))
+        limits, unit = _overall(pack, spec, head), head.unit
+    whole = not spec.is_signal
     return Rule(
         id=spec.id,
         pack=pack.pack,
-        kind="limit",
-        condition=Leaf(id=spec.id, signal=signal, unit=unit, limits=limits, watch=watch),
+        kind=_kind(condition),
+        condition=condition,
         limits=limits,
         unit=unit,
         device_kinds=frozenset(spec.device_kinds or ()),
         plant_kinds=frozenset(spec.plant_kinds or ()),
+        valid_from=spec.valid_from,
+        valid_until=spec.valid_until,
+        on_delay_ms=round(1000 * spec.on_delay_s) if whole else 0,
+        off_delay_ms=round(1000 * spec.off_delay_s) if whole else 0,
+        latched=spec.latch,
+        acknowledged_by_itself=spec.acknowledge == "automatic",
+        realarm_ms=round(1000 * (spec.realarm_s or 0)),
+        escalation=tuple(Step(round(1000 * step.after_s), step.to) for step in spec.escalate),
+        suppressed_by=tuple(Suppressor(by.rule, by.within) for by in spec.suppressed_by),
+        actions=spec.actions,
         message=spec.message,
         message_zh=spec.message_zh,
     )
 
 
-def _limit(pack: PackSpec, rule: RuleSpec, level: Level, spec: LimitSpec) -> Limit:
+def _limited(pack: PackSpec, spec: RuleSpec) -> Leaf:
+    """The one leaf of a rule that gives a signal with limits."""
+    signal = spec.signal()
+    scale = scale_of(signal)
+    factor = scale.factor(spec.unit)
+    given = {LEVEL_KEYS[key]: limit for key, limit in spec.limits().items()}
+    levels = (level for level in DEEPEST_FIRST if level in given)
+    limits = tuple(_limit(pack, spec, level, given[level], factor) for level in levels)
+    delays = (round(1000 * spec.on_delay_s), round(1000 * spec.off_delay_s))
+    watch = Watch(limits, *delays, spec.in_a_row)
+    return Leaf(id=spec.id, signal=signal, unit=scale.unit, limits=limits, watch=watch)
+
+
+class _Combination:
+    """The condition of a rule that combines several; its leaves are numbered as they stand."""
+
+    def __init__(self, pack: PackSpec, rule: RuleSpec) -> None:
+        self._pack = pack
+        self._rule = rule
+        self._numbers = count(1)
+
+    def whole(self) -> Condition:
+        """The condition of the rule."""
+        return self._joint(self._rule)
+
+    def _condition(self, spec: ConditionSpec) -> Condition:
+        return self._leaf(spec) if spec.is_signal else self._joint(spec)
+
+    def _joint(self, spec: ConditionSpec | RuleSpec) -> Condition:
+        ((key, part),) = joints(spec).items()
+        if isinstance(part, CountSpec):
+            return Count(part.at_least, part.within, self._condition(part.of))
+        if isinstance(part, ConditionSpec):
+            return Not(self._condition(part))
+        parts = tuple(self._condition(one) for one in part)
+        return Every(parts) if key == "all" else Some(parts)
+
+    def _leaf(self, spec: ConditionSpec) -> Leaf:
+        signal = spec.signal()
+        scale = scale_of(signal)
+        level: Level = "H" if spec.above is not None else "L"
+        bound = spec.above if spec.above is not None else spec.below
+        limit = LimitSpec(
+            limit=bound or 0.0, severity=self._rule.severity or "low", deadband=spec.deadband
+        )
+        limits = (_limit(self._pack, self._rule, level, limit, scale.factor(spec.unit)),)
+        return Leaf(
+            id=f"{self._rule.id}#{next(self._numbers)}",
+            signal=signal,
+            unit=scale.unit,
+            limits=limits,
+            watch=Watch(limits, round(1000 * spec.hold_s), in_a_row=spec.in_a_row),
+        )
+
+
+def _overall(pack: PackSpec, spec: RuleSpec, head: Leaf) -> tuple[Limit, ...]:
+    """The one limit of a combination: its severity and source, beside the head's number."""
+    number = head.limits[0].limit
+    given = LimitSpec(limit=number, severity=spec.severity or "low")
+    return (_limit(pack, spec, "H", given, 1.0),)
+
+
+def _kind(condition: Condition) -> RuleKind:
+    if isinstance(condition, Count):
+        return "count"
+    if not isinstance(condition, Leaf):
+        return "composite"
+    signal = condition.signal
+    if signal.over is not None or signal.minus is not None:
+        return "comparison"
+    if signal.stat in HOURLY:
+        return "average"
+    if signal.when is not None:
+        return "range"
+    return _KINDS.get(signal.stat, "limit")
+
+
+def _limit(pack: PackSpec, rule: RuleSpec, level: Level, spec: LimitSpec, factor: float) -> Limit:
     return Limit(
         level=level,
-        limit=_converted(rule, spec.limit),
-        deadband=_converted(rule, spec.deadband),
+        limit=_rounded(factor * spec.limit),
+        deadband=_rounded(factor * spec.deadband),
         severity=spec.severity,
         standard=spec.standard or rule.standard or pack.standard,
         clause=spec.clause or rule.clause or "",
@@ -286,15 +445,5 @@ def _limit(pack: PackSpec, rule: RuleSpec, level: Level, spec: LimitSpec) -> Lim
     )
 
 
-def _converted(rule: RuleSpec, value: float) -> float:
-    return float(f"{rule.canonical(value):.{_SIGNIFICANT}g}")
-
-
-def _check_unique(rules: RuleSet) -> None:
-    sources: dict[str, str] = {}
-    for pack in rules.packs:
-        for rule in pack.rules:
-            if rule.id in sources:
-                problem = f"rule {rule.id!r} stands in {sources[rule.id]} too; rename one of them"
-                raise DocumentError(f"{pack.source}: {problem}")
-            sources[rule.id] = pack.source
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_SIGNIFICANT}g}")

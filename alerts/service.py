@@ -1,180 +1,346 @@
-"""The alarm service: readings and births in, announcements out to the store and to MQTT."""
+"""The alarm service: readings, births and people's requests in, events out to whom they concern.
+
+The engine depends on its inputs alone. Readings and births are in ingest's spool, all other inputs
+are noted in the archive; together with the newest snapshot they give the same engine again after
+the process has been killed at any instant. Nothing is seen outside before it is durable.
+"""
 
 import asyncio
+import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import structlog
 
+from alerts.archive import Archive
 from alerts.engine import AlarmEngine
-from alerts.outbox import Dispatch, Outbox, dispatch, removal
-from broker.messages import AlarmEvent, Announcement, Birth, decode
-from broker.topics import parse_alarm_topic
-from city.backoff import Backoff
+from alerts.publisher import Publish, Publisher
+from alerts.recorder import Events, Input, Recorder, State, Told
+from alerts.rules import RuleSet
+from alerts.state import pack, unpack
+from alerts.transitions import Transition
+from broker.messages import Announcement, Birth, OperatorReply, OperatorRequest
 from city.cityfile import Address
-from city.errors import ServiceError
+from city.errors import InputError
 from city.readings import ReadingBatch
 
 _log = structlog.get_logger(__name__)
 
-_WINDOW: Final = 100
-"""Topics that are published to at the same time."""
-_IDLE_S: Final = 5.0
-_TRANSIENT: Final = (ServiceError, TimeoutError, OSError)
+_TICK_S: Final = 0.5
+_SNAPSHOT_EVERY_S: Final = 10.0
+_COST_SHARE: Final = 50
+"""A snapshot is made at most once in so many times what the last one took."""
+_SHOWN_MAX: Final = 200
+_REACHED_EVERY_MS: Final = 250
+
+Engines = Callable[[RuleSet], AlarmEngine]
 
 
-class Publish(Protocol):
-    """How a message reaches the broker."""
+class _Advance(msgspec.Struct, frozen=True, tag="advance"):
+    """The city's time went on without a reading."""
 
-    def __call__(self, topic: str, payload: bytes, *, retain: bool) -> Awaitable[None]:
-        """Publish one message and return when the broker has it."""
+    now: int
+
+
+class _Asked(msgspec.Struct, frozen=True, tag="asked"):
+    """A person asked for something."""
+
+    request: OperatorRequest
+    ts: int
+
+
+class _Late(msgspec.Struct, frozen=True, tag="late"):
+    """Messages may lag behind one another by so much."""
+
+    late_ms: int
+
+
+class _Reported(msgspec.Struct, frozen=True, tag="reported"):
+    """A part other than the engine found a condition."""
+
+    transition: Transition
+
+
+_InputBody = _Advance | _Asked | _Late | _Reported
+_DECODER: Final = msgspec.msgpack.Decoder(_InputBody)
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Events since the start, and the alarms that stand now."""
+    """Events since the start, and the alarms that are not normal now."""
 
     raised: int
     escalated: int
     eased: int
     cleared: int
     standing: int
+    unacknowledged: int
 
 
 class AlarmService:
-    """Evaluates what ingest hands it, and publishes what changes.
+    """Evaluates what ingest hands it, records what changes, and has it published.
 
-    `learn`, `consume` and `adopt` are called on the event loop's thread; they do not wait. `newest`
-    holds the latest announcements for display, the newest last.
+    `learn`, `consume` and `committed` are called on the event loop's thread; they do not wait.
+    `newest` holds the latest announcements for display, the newest last.
     """
 
     def __init__(
-        self, engine: AlarmEngine, *, keep: int = 200, publish_timeout_s: float = 10.0
+        self,
+        rules: RuleSet,
+        engines: Engines,
+        archive: Archive,
+        *,
+        snapshot_every_s: float = _SNAPSHOT_EVERY_S,
     ) -> None:
-        self.newest: deque[Announcement] = deque(maxlen=keep)
-        self._engine = engine
-        self._publish_timeout_s = publish_timeout_s
-        self._outbox = Outbox()
-        self._work = asyncio.Event()
-        self._flushed = asyncio.Event()
-        self._flushed.set()
+        self.newest: deque[Announcement] = deque(maxlen=_SHOWN_MAX)
+        self.rules = rules
+        self.archive = archive
+        self.recorder = Recorder(archive)
+        self.publisher = Publisher(archive)
+        self.recorder.recorded.append(lambda _: self.publisher.wake())
+        self._engines = engines
+        self._engine = engines(rules)
+        self._snapshot_every_s = snapshot_every_s
+        self._next_snapshot_s = 0.0
         self._events: Counter[str] = Counter()
-        self._in_trouble = False
+        self._pending: list[Announcement] = []
+        self._unstored: list[Announcement] = []
+        self.reached = 0
+        """An instant up to which all that has happened is recorded [ms]."""
+        self._committed = 0
+        self._open = False
+        self._closed = asyncio.Event()
+        self._closed.set()
+        self._inputs: deque[tuple[int, bytes]] = deque()
+        self._replaying = False
+
+    def use(self, rules: RuleSet) -> None:
+        """Begin with other rules; before `begin`."""
+        self.rules, self._engine = rules, self._engines(rules)
+
+    def begin(self, newest: int, *, begins_ms: int | None = None) -> None:
+        """Take up what the archive holds; `newest` is the number of the spool's newest group.
+
+        Where the city's time is about to begin before what the archive has reached, that was
+        another run: its alarms are over, and only the numbers of their events go on. To be called
+        once, before anything else, in any thread.
+        """
+        found = self.archive.snapshot()
+        state = None if found is None else unpack(found[1])
+        another = state is not None and begins_ms is not None and state["now"] >= begins_ms
+        if state is None or another:
+            if state is not None:
+                self._engine.book.renumber(state["book"])
+            self.archive.save(newest, pack(self._engine.capture()))
+            self._committed = newest
+        elif found is not None:
+            self._engine.restore(state)
+            self._committed = found[0]
+            self._inputs.extend(self.archive.inputs())
+        last = self.archive.rows("SELECT coalesce(max(id), 0) FROM inputs")[0][0]
+        self.recorder.begin(self._committed, last)
+        self._apply(self._committed)
+
+    @property
+    def covered(self) -> int:
+        """The number of the group up to which a snapshot is durable."""
+        return self.recorder.covered
+
+    @property
+    def engine(self) -> AlarmEngine:
+        """The engine as it is now; a reload of rules makes another."""
+        return self._engine
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps alarms from being recorded, if anything."""
+        return self.recorder.trouble
 
     @property
     def counts(self) -> Counts:
         """What has happened so far."""
-        events = self._events
+        events, standing = self._events, self.standing()
         return Counts(
             raised=events["raised"],
             escalated=events["escalated"],
             eased=events["eased"],
             cleared=events["cleared"],
-            standing=len(self.standing()),
+            standing=len(standing),
+            unacknowledged=sum(
+                one.event.state in {"unacknowledged", "returned", "latched"} for one in standing
+            ),
         )
 
-    @property
-    def superseded(self) -> int:
-        """Events that were not published because a newer one of their alarm had overtaken them."""
-        return self._outbox.superseded
-
     def standing(self) -> list[Announcement]:
-        """The newest event of every alarm that stands, in the order in which they were raised."""
+        """The newest event of every alarm that is not normal, in the order of being raised."""
         return self._engine.standing()
 
     def learn(self, address: Address, birth: Birth) -> None:
         """Take note of what a device is: it decides which rules watch it."""
-        self._engine.learn(address, birth)
+        self._opened()
+        self._made(self._engine.learn(address, birth))
 
     def consume(self, batch: ReadingBatch) -> Sequence[Announcement]:
-        """Evaluate `batch`; return every event for the store, and have them published."""
-        changes = self._engine.evaluate(batch)
-        for announcement in changes:
-            self._events[announcement.event.event] += 1
-            self.newest.append(announcement)
-            self._post(dispatch(announcement))
-        return changes
+        """Evaluate `batch`; return every event since the last batch, for the store."""
+        self._opened()
+        self._made(self._engine.evaluate(batch))
+        unstored, self._unstored = self._unstored, []
+        return unstored
 
-    def adopt(self, topic: str, payload: bytes) -> bool:
-        """Take over an alarm that stands on its topic since before this service began.
+    def committed(self, number: int, *, replaying: bool) -> None:
+        """What was consumed is durable as group `number`: now it may be seen."""
+        self._committed = number
+        self._record()
+        if replaying:
+            self._apply(number)
+        self._open = False
+        self._closed.set()
+        if not replaying and time.monotonic() >= self._next_snapshot_s:
+            self._snapshot()
 
-        For messages that the broker marks as retained, those got on subscribing: others are echoes
-        of our own. An alarm that is over or that no rule can clear is removed from its topic (False).
+    async def request(self, request: OperatorRequest) -> OperatorReply:
+        """Do what a person asks for, if it can be done, and say what became of it.
 
-        Raises:
-            WireError: Topic or payload are not those of an alarm.
+        The answer comes when it is durable.
         """
-        address, rule = parse_alarm_topic(topic)
-        if not payload:
-            return False
-        event = decode(AlarmEvent, payload)
-        if event.rule == rule and self._engine.adopt(Announcement(address, event)):
-            return True
-        _log.warning("alarm removed, it is over or has no rule", topic=topic)
-        self._post(removal(topic))
-        return False
+        await self._between()
+        ts = self._engine.now
+        try:
+            announcements, changed = self._engine.obey(request, ts)
+        except InputError as error:
+            return OperatorReply(id=request.id, ok=False, ts=max(ts, 0), detail=str(error))
+        self._note(_Asked(request, ts))
+        self._made(announcements)
+        self._record()
+        await self._durable()
+        detail = f"{len(changed)} changed"
+        return OperatorReply(id=request.id, ok=True, ts=max(ts, 0), detail=detail, changed=changed)
+
+    async def report(self, transition: Transition) -> None:
+        """Take note of a condition that others than the engine watch."""
+        await self._between()
+        self._note(_Reported(transition))
+        self._made(self._engine.report(transition))
+        self._record()
+
+    async def advance(self, now: int) -> None:
+        """The city's time is `now`, though no reading says so."""
+        await self._between()
+        announcements = self._engine.advance(now)
+        if announcements:
+            self._note(_Advance(now))
+            self._made(announcements)
+        self._record()
+
+    async def allow_late(self, late_ms: int) -> None:
+        """Let devices' messages lag behind those of others by so much."""
+        await self._between()
+        self._note(_Late(late_ms))
+        self._engine.allow_late(late_ms)
+
+    async def reload(self, rules: RuleSet) -> None:
+        """Watch by other rules from now on; what the old and the new have in common goes on."""
+        await self._between()
+        engine = self._engines(rules)
+        engine.restore(unpack(pack(self._engine.capture())))
+        self._engine, self.rules = engine, rules
+        self._made(engine.advance(engine.now + 1))
+        self._record()
+        self._snapshot()
+        await self._durable()
 
     async def run(self, publish: Publish) -> None:
-        """Publish what comes, in order per alarm, until cancelled; nothing unpublished is lost.
+        """Record and publish until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.recorder.run(), name="alarm recorder")
+            tasks.create_task(self.publisher.run(publish), name="alarm publisher")
 
-        A publish that fails or takes longer than the timeout is tried again, so the broker may see
-        a message twice.
-        """
-        backoff = Backoff(first_s=0.1, cap_s=5.0)
+    async def keep_time(self, now_ms: Callable[[], int | None]) -> None:
+        """Follow a clock until cancelled, for what is due though no reading comes."""
         while True:
-            if not await self._round(publish):
-                await asyncio.sleep(backoff.delay_s())
-            elif self._outbox:
-                backoff.reset()
-            else:
-                self._flushed.set()
-                backoff.reset()
-                await self._wait_for_work()
+            await asyncio.sleep(_TICK_S)
+            now = now_ms()
+            if now is not None and now > self._engine.now:
+                await self.advance(now)
 
     async def flush(self, *, timeout_s: float) -> bool:
-        """Wait until everything is published; False if that takes longer than `timeout_s`."""
+        """Wait until everything is durable and published; False if that takes too long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._flushed.wait()
-        return self._flushed.is_set()
+                await self._between()
+                self._record()
+                self._snapshot()
+                await self.recorder.settled()
+                await self.publisher.settled()
+                return True
+        return False
 
-    def _post(self, item: Dispatch) -> None:
-        self._outbox.put(item)
-        self._flushed.clear()
-        self._work.set()
+    def _opened(self) -> None:
+        self._open = True
+        self._closed.clear()
 
-    async def _wait_for_work(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_IDLE_S):
-                await self._work.wait()
-        self._work.clear()
+    async def _between(self) -> None:
+        """Return when no group is under way, so that an input has its place in their order."""
+        while self._open:
+            await self._closed.wait()
 
-    async def _round(self, publish: Publish) -> bool:
-        """Publish the oldest dispatches, one per topic at a time; False if some have to wait."""
-        unsent = {item.topic: item for item in self._outbox.take(_WINDOW)}
-        try:
-            async with asyncio.TaskGroup() as group:
-                for item in tuple(unsent.values()):
-                    sending = self._send(publish, item, unsent)
-                    group.create_task(sending, name=f"publish {item.topic}")
-        finally:
-            self._outbox.put_back(list(unsent.values()))
-        return not unsent
+    def _made(self, announcements: Sequence[Announcement]) -> None:
+        for announcement in announcements:
+            self._events[announcement.event.event] += 1
+            self.newest.append(announcement)
+        self._pending += announcements
+        self._unstored += announcements
 
-    async def _send(self, publish: Publish, item: Dispatch, unsent: dict[str, Dispatch]) -> None:
-        try:
-            for payload, retain in item.messages:
-                async with asyncio.timeout(self._publish_timeout_s):
-                    await publish(item.topic, payload, retain=retain)
-        except _TRANSIENT as error:
-            self._say_trouble(str(error) or f"no answer in {self._publish_timeout_s:g} s")
+    def _record(self) -> None:
+        if self._pending:
+            self.recorder.put(Events(tuple(self._pending)))
+            self._pending = []
+        now = self._engine.now
+        if now > self.reached + _REACHED_EVERY_MS:
+            self.recorder.put(Told(lambda: self._reach(now)))
+
+    def _reach(self, now: int) -> None:
+        self.reached = max(self.reached, now)
+
+    def _note(self, body: _InputBody) -> None:
+        self.recorder.put(Input(self._committed, msgspec.msgpack.encode(body)))
+
+    def _snapshot(self) -> None:
+        """Capture the state as it is now; the rest happens in the recorder's thread."""
+        began_s = time.monotonic()
+        captured = self._engine.capture()
+        self.recorder.put(State(self._committed, lambda: self._packed(captured, began_s)))
+        self._next_snapshot_s = began_s + self._snapshot_every_s
+
+    def _packed(self, captured: dict[str, Any], began_s: float) -> bytes:
+        body = pack(captured)
+        took_s = time.monotonic() - began_s
+        wait_s = max(self._snapshot_every_s, _COST_SHARE * took_s)
+        self._next_snapshot_s = began_s + wait_s
+        return body
+
+    async def _durable(self) -> None:
+        done = asyncio.Event()
+        self.recorder.put(Told(done.set))
+        await done.wait()
+
+    def _apply(self, number: int) -> None:
+        """Give the engine again what it was given after group `number` and before the next."""
+        while self._inputs and self._inputs[0][0] <= number:
+            _, body = self._inputs.popleft()
+            self._give(_DECODER.decode(body))
+            self._record()
+
+    def _give(self, body: _InputBody) -> None:
+        engine = self._engine
+        if isinstance(body, _Advance):
+            self._made(engine.advance(body.now))
+        elif isinstance(body, _Asked):
+            with suppress(InputError):  # with the rules of today it may not be possible any more
+                self._made(engine.obey(body.request, body.ts)[0])
+        elif isinstance(body, _Reported):
+            self._made(engine.report(body.transition))
         else:
-            del unsent[item.topic]
-            self._in_trouble = False
-
-    def _say_trouble(self, trouble: str) -> None:
-        say = _log.debug if self._in_trouble else _log.warning
-        say("alarms cannot be published, trying again", waiting=len(self._outbox), trouble=trouble)
-        self._in_trouble = True
+            engine.allow_late(body.late_ms)

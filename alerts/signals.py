@@ -96,6 +96,11 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, cach
         return msgspec.json.encode(self).decode()
 
     @property
+    def name(self) -> str:
+        """What it is a number of: the quantity, the index, or that nothing is heard."""
+        return self.quantity or self.index or self.stat
+
+    @property
     def is_raw(self) -> bool:
         """Whether it is the readings of its quantity as they come."""
         plain = self.stat == "value" and self.flags == COUNTED and self.when is None

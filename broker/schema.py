@@ -11,10 +11,14 @@ import yaml
 
 from broker.messages import (
     PAYLOAD_MAX,
+    ActionEvent,
     AlarmEvent,
     Birth,
     ClockTick,
     Command,
+    OperatorReply,
+    OperatorRequest,
+    RepairOrder,
     Reply,
     Status,
     Telemetry,
@@ -37,13 +41,15 @@ class Topic(msgspec.Struct, frozen=True):
     address: str
     message: _Message
     receives: bool
-    """Whether the device receives it instead of sending it."""
+    """Whether the sender of the other topics receives it: the device, or the alarm service."""
     retained: bool
     sentence: str
 
 
 _DEVICE: Final = f"{ROOT}/{{city}}/{{district}}/{{domain}}/{{site}}/{{device}}"
 _ALARM: Final = f"{ROOT}/{{city}}/{{district}}/alarms/{{domain}}/{{site}}/{{device}}/{{rule}}"
+_ACTION: Final = f"{ROOT}/{{city}}/{{district}}/actions/{{domain}}/{{site}}/{{device}}"
+_ORDER: Final = f"{ROOT}/{{city}}/{{district}}/orders/{{domain}}/{{site}}/{{order}}"
 
 TOPICS: Final = (
     Topic("telemetry", f"{_DEVICE}/{Channel.TELEMETRY}", Telemetry, False, False,
@@ -58,6 +64,14 @@ TOPICS: Final = (
           "The device's one answer to a command."),
     Topic("alarm", _ALARM, AlarmEvent, False, True,
           "The alarm that a rule raised on a device; an empty message when it is gone."),
+    Topic("action", _ACTION, ActionEvent, False, False,
+          "A step of an action that an alarm has set off at the device."),
+    Topic("order", _ORDER, RepairOrder, False, True,
+          "A repair order; an empty message when it is done."),
+    Topic("request", f"{ROOT}/{{city}}/operator/request", OperatorRequest, True, False,
+          "What a person asks of the alarm service."),
+    Topic("answer", f"{ROOT}/{{city}}/operator/reply", OperatorReply, False, False,
+          "The alarm service's one answer to a request."),
     Topic("clock", f"{ROOT}/{{city}}/clock", ClockTick, False, True,
           "Simulated time, speed and seed of the city."),
     Topic("truth", f"{ROOT}/{{city}}/truth", TruthRecord, False, False,
@@ -71,6 +85,7 @@ _PARAMETERS: Final = {
     "site": "The place where the device stands.",
     "device": "The device's identifier, unique at its site.",
     "rule": "The rule that watches the device.",
+    "order": "The number of the repair order.",
 }
 
 

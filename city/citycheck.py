@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 IDENTIFIER: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 DRAWABLE: Final = frozenset(
-    kind.id for kind in EVENT_KINDS.values() if kind.layer is Layer.INSTRUMENT
+    kind.id
+    for kind in EVENT_KINDS.values()
+    if kind.layer is Layer.INSTRUMENT and kind.slot != "ear"
 )
-"""The kinds of event that may be drawn at a rate: nobody decides on them."""
+"""The kinds of event that may be drawn at a rate: nobody decides on them, and readings show them."""
 
 _KM_PER_DEGREE: Final = 111.32
 _CHANGES: Final = {"o2-fake": "stack_o2"}
@@ -56,6 +58,7 @@ def check_content(document: Document, city: "City") -> None:
         _check_places(document, ("sites", index), site, city)
     check_events(document, city.events, city)
     _check_rates(document, city)
+    _check_actions(document, city)
 
 
 def check_identifier(document: Document, path: Path, identifier: str) -> None:
@@ -114,6 +117,22 @@ def _check_rates(document: Document, city: "City") -> None:
         if not 0.0 <= rate <= _RATE_MAX:
             allowed = f"allowed: 0 to {_RATE_MAX:g} per device and year"
             document.fail(("rates", kind), f"{rate:g} is out of bounds; {allowed}")
+
+
+def _check_actions(document: Document, city: "City") -> None:
+    """What alarms may do is said in full: a mode, and by name the rules that it arms."""
+    path, actions = ("alarms", "actions"), city.alarms.actions
+    if actions.mode is True:
+        document.fail((*path, "mode"), "'on' is no mode; allowed: off, dry-run, armed")
+    seen: set[str] = set()
+    for index, rule in enumerate(actions.rules):
+        check_identifier(document, (*path, "rules", index), rule)
+        if rule in seen:
+            document.fail((*path, "rules", index), f"rule {rule!r} stands twice")
+        seen.add(rule)
+    if actions.mode == "armed" and not actions.rules:
+        problem = "is armed, but no rule is; name in `rules` those whose actions may be taken"
+        document.fail((*path, "mode"), problem)
 
 
 def _check_river(document: Document, city: "City") -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -153,11 +153,32 @@ class Gas(_Strict, frozen=True, kw_only=True):
     network: str = "schutterwald"
 
 
+class Actions(_Strict, frozen=True, kw_only=True):
+    """What alarms may do to devices, and order of the repair crew."""
+
+    mode: Literal["off", "dry-run", "armed"] | bool = "dry-run"
+    """YAML reads a bare `off` as false. `dry-run`: only say what would have been sent."""
+    rules: tuple[Identifier, ...] = ()
+    """`armed`: the rules whose actions are taken; those of all others are a dry run."""
+    most_per_hour: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 6
+    """So often a rule may act in an hour; closing all valves of a section is one action."""
+
+    @property
+    def off(self) -> bool:
+        """Whether nothing is done, said or ordered."""
+        return self.mode is False or self.mode == "off"
+
+    def armed(self, rule: str) -> bool:
+        """Whether the actions of `rule` are really taken."""
+        return self.mode == "armed" and rule in self.rules
+
+
 class Alarms(_Strict, frozen=True, kw_only=True):
-    """Which rules watch the city: shipped packs by name, further rule files by path."""
+    """Which rules watch the city, packs by name and files by path, and what alarms may do."""
 
     packs: tuple[str, ...] | None = None
     files: tuple[str, ...] = ()
+    actions: Actions = Actions()
 
 
 class Address(msgspec.Struct, frozen=True, order=True):

@@ -10,8 +10,9 @@ CityEyeError
 │   │   ├── StoreUnavailable the store does not answer, or asks us to wait
 │   │   ├── StoreTooLarge    the store wants a smaller batch
 │   │   └── StoreRefused     the store will never take (part of) this batch
-│   └── SpoolError           the spool cannot be written
-│       └── SpoolFull        the disk or the spool's bound is reached
+│   ├── SpoolError           the spool cannot be written
+│   │   └── SpoolFull        the disk or the spool's bound is reached
+│   └── ArchiveError         the archive of alarms cannot be read or written
 └── WireError                bytes from the network that are not what they should be
     ├── TopicError           a topic that is not one of ours
     ├── PayloadError         a payload that does not decode to its message
@@ -73,6 +74,10 @@ class SpoolError(ServiceError):
 
 class SpoolFull(SpoolError):  # noqa: N818 - a state of the spool
     """The disk or the spool's own bound is reached; nothing was appended."""
+
+
+class ArchiveError(ServiceError):
+    """The archive of alarms cannot be read or written; what was asked for was not done."""
 
 
 class WireError(CityEyeError):

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from city.quantities import Domain
+from city.quantities import QUANTITIES, Domain
 
 
 class Layer(StrEnum):
@@ -102,11 +102,18 @@ def _world(
     )  # fmt: skip
 
 
+def _spared(name: str, slot: str) -> tuple[str, ...]:
+    """What a fault never changes: a device that does not listen measures as before."""
+    if slot == "ear":
+        return tuple(QUANTITIES)
+    return ("valve_position",) if name in _ANALOGUE else ()
+
+
 def _fault(name: str, sentence: str, expected: str, *parameters: Parameter, slot: str) -> EventKind:
     return EventKind(
         id=name, layer=Layer.INSTRUMENT, aim=Aim.DEVICE, domains=_ANY, sentence=sentence,
-        expected=expected, parameters=parameters, takes_quantity=slot != "voice", slot=slot,
-        spares=("valve_position",) if name in _ANALOGUE else (),
+        expected=expected, parameters=parameters, slot=slot,
+        takes_quantity=slot not in {"voice", "ear"}, spares=_spared(name, slot),
     )  # fmt: skip
 
 
@@ -170,6 +177,8 @@ _ROWS: Final = (
     _fault("comm-loss", "The instrument does not answer its logger (flag B), data come late",
            "values flagged B; the messages arrive after the loss with their own instants",
            slot="voice"),
+    _fault("deaf", "The device neither obeys nor answers commands",
+           "its readings are right, its commands stay unanswered", slot="ear"),
     _fault("calibration", "Zero and span are checked (flag C) and set right",
            "zero gas, then span gas, flagged C; drift begins anew", slot="state"),
     _fault("maintenance", "The instrument is maintained (flag M)", "values flagged M", slot="state"),

@@ -119,6 +119,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[str, ...],
         Meta(description="Rule files or shipped packs; default: what the city file names."),
     ] = ()
+    telling: Annotated[
+        str | None,
+        Meta(description="A telling file: who is told of which alarms, and how; default: nobody."),
+    ] = None
+    actions: Annotated[
+        Literal["off", "dry-run", "armed"] | None,
+        Meta(description="What alarms may do to devices; default: what the city file says."),
+    ] = None
+    operators: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="People who share the alarms, for the figures on them."),
+    ] = 1
     patience_s: Annotated[
         float,
         Meta(gt=0, le=3600, description="How long to wait for broker and store at start [s]."),

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from alerts.rules import pack_of, shipped_packs
+from alerts.rules import rule_set, shipped_packs
 from city.cityfile import City, check_city, load_city, shipped_cities
 from city.documents import Document, suggestion
 from city.errors import DocumentError, InputError
@@ -21,10 +21,17 @@ def check(names: list[str]) -> Outcome:
         DocumentError: The first problem of each bad file, all of them in one text.
     """
     figures: dict[str, Any] = {}
+    documents: dict[str, Document] = {}
     problems = []
     for name in names:
         try:
-            figures[name] = _content(_document(name))
+            documents[name] = _document(name)
+        except DocumentError as error:
+            problems.append(str(error))
+    known = [rule for document in documents.values() for rule in _rule_names(document)]
+    for name, document in documents.items():
+        try:
+            figures[name] = _content(document, known)
         except DocumentError as error:
             problems.append(str(error))
     if problems:
@@ -42,7 +49,16 @@ def _document(name: str) -> Document:
     return Document.read(path)
 
 
-def _content(document: Document) -> dict[str, Any]:
+def _rule_names(document: Document) -> list[str]:
+    """The rules of a file, which those of another may name; nothing of it is checked yet."""
+    content = document.content
+    rules = content.get("rules") if isinstance(content, dict) else None
+    entries = rules if isinstance(rules, list) else []
+    names = (entry.get("id") for entry in entries if isinstance(entry, dict))
+    return [name for name in names if isinstance(name, str)]
+
+
+def _content(document: Document, known: list[str]) -> dict[str, Any]:
     content = document.content
     if isinstance(content, dict) and "scenario" in content:
         return _scenario(document)
@@ -53,7 +69,7 @@ def _content(document: Document) -> dict[str, Any]:
         sites, events = len(city.sites), len(city.events)
         return {"city": city.city, "sites": sites, **domains, "events": events}
     if isinstance(content, dict) and "pack" in content:
-        pack = pack_of(document)
+        (pack,) = rule_set([document], known=known).packs
         limits = sum(len(rule.limits) for rule in pack.rules)
         return {"pack": pack.id, "rules": len(pack.rules), "limits": limits}
     kinds = "a city file (key 'city'), scenario (key 'scenario') or rule file (key 'pack')"

@@ -37,13 +37,13 @@ async def run(settings: Settings) -> Outcome:
     with reserved(settings.data):
         async with (
             _broker(settings) as broker,
-            ingesting(settings, broker, rules, city=city.city, begins_ms=begins_ms) as ingest,
+            ingesting(settings, broker, city, begins_ms=begins_ms) as ingest,
             simulating(settings, broker, city, truth=truth) as sim,
         ):
             for remark in rules.remarks(_day(sim)):
                 _log.warning(remark)
             view = View(_title(city), broker.name, simulating=sim, ingesting=ingest, zone=city.zone)
-            with announced(settings.data, broker.address, city.timezone):
+            with announced(settings.data, broker.address, city.timezone, city=city.city):
                 async with _working(view, stop):
                     acknowledged = await sim.play(settings, stop.wanted)
                     done = await ingest.finish(settings, expected=sim.fleet.acknowledged)
@@ -67,7 +67,7 @@ async def sim(settings: Settings) -> Outcome:
             simulating(settings, broker, city, truth=settings.truth) as simulation,
         ):
             view = View(_title(city), broker.name, simulating=simulation, zone=city.zone)
-            announcing = announced(settings.data, broker.address, city.timezone)
+            announcing = announced(settings.data, broker.address, city.timezone, city=city.city)
             with announcing if own else nullcontext():
                 async with _working(view, stop):
                     complete = await simulation.play(settings, stop.wanted)
@@ -80,15 +80,16 @@ async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
     """Ingest and alarms alone."""
     stop = Stop()
     city = None if every_city else load_city(settings.city)
-    rules = rules_of(settings, city)
+    rules_of(settings, city)
     with reserved(settings.data):
         async with (
             _broker(settings) as broker,
-            ingesting(settings, broker, rules, city=city.city if city else None) as running,
+            ingesting(settings, broker, city) as running,
         ):
             zone = city.timezone if city else "UTC"
             view = View("CityEye ingest", broker.name, ingesting=running, zone=ZoneInfo(zone))
-            with announced(settings.data, broker.address, zone):
+            named = city.city if city else ""
+            with announced(settings.data, broker.address, zone, city=named):
                 async with _working(view, stop):
                     await _until(stop.wanted, settings.duration_s)
                     done = await running.finish(settings)

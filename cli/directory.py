@@ -15,14 +15,18 @@ from city.errors import ServiceError, SettingError
 
 RUN_FILE: Final = "run.json"
 LOCK_FILE: Final = "cityeye.lock"
+ARCHIVE: Final = "alarms.sqlite"
+"""What has become of alarms."""
 
 
 class Running(msgspec.Struct, frozen=True):
-    """What a working `cityeye` says of itself: its broker, its process, its city's time zone."""
+    """What a working `cityeye` says of itself: its broker, its process, its city and time zone."""
 
     broker: str
     pid: int
     timezone: str
+    city: str = ""
+    """Empty: every city on the broker."""
 
     @property
     def zone(self) -> ZoneInfo:
@@ -60,10 +64,12 @@ def reserved(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def announced(directory: Path, address: BrokerAddress, timezone: str) -> Iterator[None]:
+def announced(
+    directory: Path, address: BrokerAddress, timezone: str, *, city: str = ""
+) -> Iterator[None]:
     """While the work goes on, other commands find our broker in the directory."""
     path = directory / RUN_FILE
-    running = Running(str(address), os.getpid(), timezone)
+    running = Running(str(address), os.getpid(), timezone, city)
     try:
         path.write_bytes(msgspec.json.encode(running))
     except OSError as error:

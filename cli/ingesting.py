@@ -8,17 +8,15 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from alerts.engine import AlarmEngine
 from alerts.rules import RuleSet, load_packs, shipped_packs
-from alerts.service import AlarmService
 from broker.choice import RunningBroker, tls_context
 from broker.session import Session
-from broker.topics import alarm_filter
 from city.backoff import Backoff
 from city.cityfile import City
 from city.errors import StoreUnavailable
 from city.settings import Settings
-from cli.adoption import Adoption, FreshIntake
+from cli.alerting import Alerting, alerting
+from cli.earlier import FreshIntake
 from ingest.service import IngestService, subscriptions
 from ingest.spool import Spool
 from ingest.store import Store
@@ -31,7 +29,7 @@ class Ingesting(msgspec.Struct, frozen=True):
     """What runs while ingest runs."""
 
     service: IngestService
-    alarms: AlarmService
+    alarms: Alerting
     store: Store
 
     async def finish(self, settings: Settings, *, expected: int | None = None) -> bool:
@@ -58,22 +56,71 @@ class Ingesting(msgspec.Struct, frozen=True):
 async def ingesting(
     settings: Settings,
     broker: RunningBroker,
-    rules: RuleSet,
+    city: City | None,
     *,
-    city: str | None,
     begins_ms: int | None = None,
 ) -> AsyncIterator[Ingesting]:
     """Ingest and alarms for one city, or for every city on the broker.
 
-    Alarms that stand since before are taken over. Where it is known when the city's time begins,
-    what is of a later time is forgotten, alarms and messages: it belongs to another run.
+    Alarms go on as an earlier run left them. Where it is known when the city's time begins, what is
+    of a later time is forgotten, alarms and messages: it belongs to another run.
 
     Raises:
+        InputError: The rules, the telling file or the gas network is wrong.
         StoreError: The store cannot be used, or not be reached within the patience.
         BrokerError: The same for the broker.
         SpoolError: The spool cannot be opened.
+        ArchiveError: The same for the archive of alarms.
     """
     tls = tls_context(broker.address, settings.broker_ca)
+    async with (
+        alerting(settings, city, lambda: rules_of(settings, city)) as alarms,
+        _stored(settings) as (spool, store),
+    ):
+        await asyncio.to_thread(alarms.begin, spool.newest, begins_ms=begins_ms)
+        service = IngestService(
+            spool=spool,
+            store=store,
+            consumers=[alarms],
+            intake=FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms),
+        )
+        who = city.city if city else "all"
+        session = Session(
+            broker.address,
+            client_id=f"cityeye-ingest-{who}",
+            subscriptions=subscriptions(city.city if city else "+"),
+            receive=service.receiver.receive,
+            password=settings.broker_password,
+            tls=tls,
+        )
+        alarm_session = Session(
+            broker.address,
+            client_id=f"cityeye-alarms-{who}",
+            subscriptions=alarms.subscriptions(),
+            receive=alarms.receive,
+            clean=True,
+            password=settings.broker_password,
+            tls=tls,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(alarm_session.run(), name="alarm session")]
+                await alarm_session.ready(patience_s=settings.patience_s)
+                running.append(tasks.create_task(alarms.run(alarm_session), name="alerting"))
+                running.append(tasks.create_task(service.run(session), name="ingest"))
+                await session.ready(patience_s=settings.patience_s)
+                yield Ingesting(service, alarms, store)
+                session.disconnect()
+                alarm_session.disconnect()
+                for task in running:
+                    task.cancel()
+        finally:
+            await service.close()
+
+
+@asynccontextmanager
+async def _stored(settings: Settings) -> AsyncIterator[tuple[Spool, Store]]:
+    """Spool and store, open; whoever uses the spool closes it."""
     spool = await asyncio.to_thread(_open_spool, settings)
     try:
         store = open_store(
@@ -88,47 +135,9 @@ async def ingesting(
         spool.close()
         raise
     _log.info("store", name=store.name)
-    alarms = AlarmService(AlarmEngine(rules))
-    adoption = Adoption(alarms, begins_ms)
-    service = IngestService(
-        spool=spool,
-        store=store,
-        consumers=[alarms],
-        intake=FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms),
-    )
-    who = city or "all"
-    session = Session(
-        broker.address,
-        client_id=f"cityeye-ingest-{who}",
-        subscriptions=subscriptions(city or "+"),
-        receive=service.receiver.receive,
-        password=settings.broker_password,
-        tls=tls,
-    )
-    alarm_session = Session(
-        broker.address,
-        client_id=f"cityeye-alarms-{who}",
-        subscriptions=[(alarm_filter(city or "+"), 1)],
-        receive=adoption.receive,
-        clean=True,
-        password=settings.broker_password,
-        tls=tls,
-    )
     try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(alarm_session.run(), name="alarm session")]
-            await alarm_session.ready(patience_s=settings.patience_s)
-            running.append(tasks.create_task(alarms.run(alarm_session.publish), name="alarms"))
-            running.append(tasks.create_task(adoption.run(alarm_session.publish), name="adoption"))
-            running.append(tasks.create_task(service.run(session), name="ingest"))
-            await session.ready(patience_s=settings.patience_s)
-            yield Ingesting(service, alarms, store)
-            session.disconnect()
-            alarm_session.disconnect()
-            for task in running:
-                task.cancel()
+        yield spool, store
     finally:
-        await service.close()
         await store.close()
 
 

@@ -70,7 +70,7 @@ class View:
             facts |= {"online": fleet.online, "sent": fleet.messages, "acked": fleet.acknowledged}
         if self._ingesting:
             ledger = self._ingesting.service.ledger()
-            counts = self._ingesting.alarms.counts
+            counts = self._ingesting.alarms.service.counts
             facts |= {
                 "received": ledger.received,
                 "written": ledger.written,
@@ -126,7 +126,7 @@ class View:
         trouble = service.trouble
         if trouble:
             table.add_row("trouble", Text(trouble, style="bold red"))
-        counts = ingesting.alarms.counts
+        counts = ingesting.alarms.service.counts
         table.add_row(
             "alarms",
             f"{counts.standing} standing, {counts.raised} raised, {counts.cleared} cleared",
@@ -139,7 +139,7 @@ class View:
             table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=width)
         if not narrow:
             table.add_column("standard", no_wrap=True, overflow="ellipsis", ratio=1)
-        rows = _shown(ingesting.alarms)
+        rows = _shown(ingesting.alarms.service)
         for announcement in rows:
             cells = alarm_row(announcement, self._zone)
             if narrow:
@@ -171,7 +171,7 @@ def alarm_row(
     """One alarm event as the cells of a table: at its own instant, or with that of `since`."""
     event, address = announcement.event, announcement.address
     when = datetime.fromtimestamp((event.ts if since is None else since) / 1000, zone)
-    style = "green" if event.state == "cleared" else _COLOURS[event.severity]
+    style = _COLOURS[event.severity] if event.active else "green"
     quantity = QUANTITIES.get(event.quantity)
     name = quantity.name_en if quantity else event.quantity
     sign = ">" if event.level in {"H", "HH"} else "<"
@@ -180,7 +180,7 @@ def alarm_row(
         standard += f" [grade {event.grade}]"
     return [
         Text(when.strftime("%H:%M:%S" if since is None else "%m-%d %H:%M:%S")),
-        Text(f"{event.event}, {event.severity}", style=style),
+        Text(f"{event.event if since is None else event.state}, {event.severity}", style=style),
         Text(f"{address.site}/{address.device}"),
         Text(f"{name} {event.value:g} {event.unit}"),
         Text(f"{sign} {event.limit:g}"),

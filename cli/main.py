@@ -13,7 +13,7 @@ import uvloop
 
 from city.errors import CityEyeError
 from city.settings import Settings, resolve
-from cli import alarms, check, commands, doctor, generate, options, replay, scenarios
+from cli import check, commands, console, doctor, generate, options, replay, scenarios
 from cli.logs import start_logging
 from cli.summary import Outcome
 
@@ -25,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-alarms_app = typer.Typer(help="Look at the alarms that stand, or watch them come and go.")
-app.add_typer(alarms_app, name="alarms", no_args_is_help=True)
+app.add_typer(console.alarms_app, name="alarms", no_args_is_help=True)
+app.add_typer(console.orders_app, name="orders", no_args_is_help=True)
+app.add_typer(console.rules_app, name="rules", no_args_is_help=True)
 
 _INTERRUPTED = 130
 
@@ -188,45 +189,6 @@ def look_around(
     """
     settings = _settings(locals())
     sys.exit(uvloop.run(doctor.examine(settings)).show(as_json=json))
-
-
-@alarms_app.command("list")
-def list_alarms(
-    city: options.City = None,
-    broker: options.Broker = None,
-    broker_ca: options.BrokerCa = None,
-    data: options.Data = None,
-    config: options.Config = None,
-    json: options.Json = False,
-) -> None:
-    """List the alarms that stand now.
-
-    Without --broker, the broker of the `cityeye` that runs in the data directory is asked.
-
-    Example: cityeye alarms list --json
-    """
-    settings = _settings(locals())
-    asyncio.run(alarms.show_standing(settings, city, as_json=json))
-
-
-@alarms_app.command("watch")
-def watch_alarms(
-    city: options.City = None,
-    broker: options.Broker = None,
-    broker_ca: options.BrokerCa = None,
-    data: options.Data = None,
-    config: options.Config = None,
-    for_: options.For = None,
-    json: options.Json = False,
-) -> None:
-    """Print alarms as they are raised, escalated, eased and cleared, until Ctrl-C.
-
-    Alarms that stand already come first. With --json, each is one object on a line of its own.
-
-    Example: cityeye alarms watch --for 5m
-    """
-    settings = _settings(locals())
-    asyncio.run(alarms.watch(settings, city, as_json=json))
 
 
 def _version(*, wanted: bool) -> None:

@@ -105,7 +105,7 @@ def simulated(simulating: Simulating, settings: Settings) -> dict[str, Any]:
 def ingested(ingesting: Ingesting) -> dict[str, Any]:
     """The figures of ingest and alarms."""
     service = ingesting.service
-    counts = ingesting.alarms.counts
+    counts = ingesting.alarms.service.counts
     return {
         "stored": service.writer.values_written,
         "alarms": {

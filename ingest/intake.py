@@ -29,7 +29,7 @@ _RINGS_TOTAL: Final = 1 << 19
 _RING_MIN: Final = 64
 _RING_MAX: Final = 1 << 15
 _UNUSED: Final = -1
-"""In a ring, where nothing was taken yet: no hash has this value."""
+"""Where nothing was taken yet: no hash has this value."""
 _DETAIL_MAX: Final = 500
 _CITIES_MAX: Final = 1_000
 _POLICY: Final = frozenset({"too-many-devices", "too-many-cities"})
@@ -48,6 +48,9 @@ class Taken(msgspec.Struct):
     duplicates: int
     dead: list[DeadLetter]
     births: list[tuple[Address, Birth]]
+    """Of the devices whose birth document is new, or another than the last."""
+    documents: list[Message]
+    """These birth documents, as they came."""
 
 
 class _Source:
@@ -78,7 +81,8 @@ class Intake:
         self.online: set[Address] = set()
         self._devices_max = devices_max
         self._clocks: dict[str, ClockWatch] = {}
-        self._met: set[Address] = set()
+        self._met: dict[Address, int] = {}
+        """The hash of the newest birth document of every device that is there or had one."""
         self._sources: dict[bytes, _Source] = {}
         self._decode = msgspec.json.Decoder(Telemetry).decode
         self._warned: set[str] = set()
@@ -94,6 +98,7 @@ class Intake:
         points: list[Point] = []
         dead: list[DeadLetter] = []
         births: list[tuple[Address, Birth]] = []
+        documents: list[Message] = []
         duplicates = 0
         series: list[int] = []
         values: list[float] = []
@@ -108,7 +113,7 @@ class Intake:
                 try:
                     source = sources.get(topic)
                     if source is None:
-                        source = self._introduce(message, births)
+                        source = self._introduce(message, births, documents)
                         if source is None:
                             continue
                     if len(payload) > PAYLOAD_MAX:
@@ -142,6 +147,18 @@ class Intake:
                 values += found.values()
                 instants.append(ts)
                 lengths.append(len(layout))
+        batch = self._batch(series, values, instants, lengths, flagged)
+        return Taken(messages, points, batch, duplicates, dead, births, documents)
+
+    def _batch(
+        self,
+        series: list[int],
+        values: list[float],
+        instants: list[int],
+        lengths: list[int],
+        flagged: list[tuple[int, int]],
+    ) -> ReadingBatch:
+        """The readings of messages: `instants` and `lengths` are by message, the others by value."""
         batch = ReadingBatch(
             table=self.series,
             series=np.array(series, dtype=np.int32),
@@ -151,7 +168,7 @@ class Intake:
         )
         for row, flag in flagged:
             batch.flag[row] = flag
-        return Taken(messages, points, batch, duplicates, dead, births)
+        return batch
 
     def revive(self, messages: Iterable[Message]) -> list[Point]:
         """The points of messages that were found valid when they were spooled."""
@@ -164,6 +181,42 @@ class Intake:
             points.append(Point(source.key, telemetry.ts, telemetry.values, seq, texts))
         return points
 
+    def readings(self, messages: Iterable[Message]) -> ReadingBatch:
+        """The readings in messages that were found valid when they were spooled: as `take` gave them.
+
+        Raises:
+            CityEyeError: A message that was valid is so no longer.
+        """
+        series: list[int] = []
+        values: list[float] = []
+        instants: list[int] = []
+        lengths: list[int] = []
+        flagged: list[tuple[int, int]] = []
+        for topic, payload in messages:
+            source = self._sources.get(topic) or self._source(topic)
+            telemetry = self._decode(payload)
+            names = tuple(telemetry.values)
+            layout = source.layouts.get(names) or self._lay_out(source, names)
+            if telemetry.flags:
+                flagged += _flag_rows(telemetry, names, len(series))
+            series += layout
+            values += telemetry.values.values()
+            instants.append(telemetry.ts)
+            lengths.append(len(layout))
+        return self._batch(series, values, instants, lengths, flagged)
+
+    def births(self, documents: Iterable[Message]) -> list[tuple[Address, Birth]]:
+        """The births in documents that were found valid when they were spooled.
+
+        The documents are known from then on: `take` passes over the same again.
+        """
+        births = []
+        for topic, payload in documents:
+            address, _ = parse_device_topic(topic.decode())
+            births.append((address, decode(Birth, payload)))
+            self._met[address] = hash(payload)
+        return births
+
     def remember(self, messages: Iterable[Message]) -> None:
         """Recognise `messages` as repeats should they be delivered again."""
         for topic, payload in messages:
@@ -171,7 +224,12 @@ class Intake:
             telemetry = self._decode(payload)
             source.ring[telemetry.seq & source.slots] = hash(payload)
 
-    def _introduce(self, message: Publish, births: list[tuple[Address, Birth]]) -> _Source | None:
+    def _introduce(
+        self,
+        message: Publish,
+        births: list[tuple[Address, Birth]],
+        documents: list[Message],
+    ) -> _Source | None:
         """A new telemetry source; None for the messages that are no telemetry."""
         text = _decoded(message.topic)
         if text.endswith("/clock"):
@@ -186,7 +244,10 @@ class Intake:
         if channel is Channel.META and message.payload:
             birth = decode(Birth, message.payload)
             self._meet(address)
-            births.append((address, birth))
+            if self._met[address] != hash(message.payload):
+                self._met[address] = hash(message.payload)
+                births.append((address, birth))
+                documents.append((message.topic, message.payload))
         elif channel is Channel.STATUS:
             self._note_status(address, message.payload)
         return None
@@ -214,7 +275,7 @@ class Intake:
         """Bound the devices that are remembered by their births and states."""
         if address not in self._met and len(self._met) >= self._devices_max:
             raise PayloadError("too-many-devices", f"at most {self._devices_max}")
-        self._met.add(address)
+        self._met.setdefault(address, _UNUSED)
 
     def _check_cities(self, city: str) -> None:
         if city not in self._clocks and len(self._clocks) >= _CITIES_MAX:

@@ -6,7 +6,10 @@ from ingest.store import Point, PointKey
 
 
 def alarm_point(announcement: Announcement) -> Point:
-    """An alarm event as a point of measurement `alarms`."""
+    """An alarm event as a point of measurement `alarms`.
+
+    The event is a tag: an alarm may have several events of one instant.
+    """
     address, event = announcement.address, announcement.event
     key = PointKey(
         "alarms",
@@ -15,25 +18,36 @@ def alarm_point(announcement: Announcement) -> Point:
             ("device", address.device),
             ("district", address.district),
             ("domain", address.domain),
+            ("event", event.event),
             ("rule", event.rule),
             ("site", address.site),
         ),
     )
     texts = {
-        "event": event.event,
         "state": event.state,
         "severity": event.severity,
         "level": event.level,
         "quantity": event.quantity,
         "unit": event.unit,
+        "supervision": event.supervision,
+        "cause": event.cause,
+        "by": event.by,
+        "why": event.why,
         "standard": event.standard,
         "clause": event.clause,
+    }
+    counts = {
+        "raised": event.raised,
+        "number": event.number,
+        "active": int(event.active),
+        "stale": int(event.stale),
+        "first_out": int(event.first_out),
     }
     return Point(
         key,
         event.ts,
         {"value": event.value, "limit": event.limit},
-        {"raised": event.raised},
+        counts,
         {name: text for name, text in texts.items() if text},
     )
 

@@ -5,25 +5,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import structlog
 from hdrh.histogram import HdrHistogram
 
-from broker.messages import Announcement
 from broker.session import Session
 from broker.topics import Channel, clock_topic, device_filter
 from city.backoff import Backoff
 from city.clock import wall_ms
 from city.errors import SpoolError
-from ingest.consumer import Consumer
-from ingest.intake import Intake, Taken
+from ingest.consumer import Consumer, Consumers, Handed
+from ingest.intake import Intake
 from ingest.ledger import Ledger
 from ingest.points import alarm_point, ledger_point
 from ingest.receiver import Arrivals, Receiver
-from ingest.spool import Group, Spool
-from ingest.store import Point, Store
+from ingest.spool import Group, Journaled, Spool
+from ingest.store import Store
 from ingest.writer import Writer
 
 _log = structlog.get_logger(__name__)
@@ -34,6 +32,8 @@ _POLL_S: Final = 0.02
 _OFFERED_MAX: Final = 10_000
 _LEDGER_EVERY_S: Final = 10.0
 _HOUR_US: Final = 3_600_000_000
+_REPLAYED_MAX: Final = 2_000
+"""So many messages are read back from the spool at once to be handed in again."""
 
 T = TypeVar("T")
 
@@ -70,11 +70,10 @@ class IngestService:
         """Arrival to the store's answer, per message."""
         self.holding: str | None = None
         """Why messages are not acknowledged at the moment, if so."""
-        self.consumer_failures = 0
         self._session: Session | None = None
         self._spool = spool
         self._store = store
-        self._consumers = tuple(consumers)
+        self._consumers = Consumers(consumers, spool)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self.writer = Writer(
             store, spool, in_spool_thread=self._in_spool_thread, revive=self.intake.revive
@@ -87,6 +86,7 @@ class IngestService:
         """Receive and write until cancelled; `session` must hand its messages to our receiver."""
         self._session = session
         await self._in_spool_thread(self._remember)
+        await self._replay()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(session.run(), name="ingest session")
             tasks.create_task(self._take_in(), name="ingest intake")
@@ -124,6 +124,11 @@ class IngestService:
         return self.holding or self.writer.trouble or (lost and f"no broker: {lost}")
 
     @property
+    def consumer_failures(self) -> int:
+        """How often a consumer failed at what it was given."""
+        return self._consumers.failures
+
+    @property
     def store_name(self) -> str:
         """The store as a person would name it."""
         return self._store.name
@@ -136,6 +141,38 @@ class IngestService:
     def _remember(self) -> None:
         self.intake.remember(self._spool.recent())
 
+    async def _replay(self) -> None:
+        """Hand the consumers again what they have not made durable, without stopping the loop."""
+        after = self._consumers.begin()
+        if after is None:
+            return
+        began_s, count = time.monotonic(), 0
+        journal = self._spool.journal(after)
+        try:
+            while groups := await self._in_spool_thread(lambda: self._read_back(journal)):
+                for group in groups:
+                    self._consumers.hand_again(group)
+                    await asyncio.sleep(0)
+                count += len(groups)
+        except Exception:  # noqa: BLE001 - what is new is taken in, whatever became of the old
+            _log.exception("the spool's journal cannot be handed in again to its end")
+            self._consumers.release()
+        if count:
+            took_s = round(time.monotonic() - began_s, 1)
+            _log.info("handed in again what was not covered", groups=count, took_s=took_s)
+
+    def _read_back(self, journal: Iterator[Journaled]) -> list[Handed]:
+        """The next groups of the journal: at least one if there is any, else up to the bound."""
+        groups: list[Handed] = []
+        count = 0
+        for number, documents, messages in journal:
+            births, batch = self.intake.births(documents), self.intake.readings(messages)
+            groups.append(Handed(number, births, batch))
+            count += len(messages)
+            if count >= _REPLAYED_MAX:
+                break
+        return groups
+
     async def _take_in(self) -> None:
         while True:
             arrivals = await self.receiver.group()
@@ -147,35 +184,19 @@ class IngestService:
 
     async def _accept(self, arrivals: Arrivals) -> None:
         taken = self.intake.take(arrivals.messages())
-        own = self._evaluate(taken)
-        group = Group(taken.messages, own, taken.duplicates, taken.dead)
-        if group.received or own:
+        announcements = self._consumers.take(taken.births, taken.batch)
+        own = [alarm_point(announcement) for announcement in announcements]
+        births = taken.documents if self._consumers.journaled else ()
+        group = Group(taken.messages, own, taken.duplicates, taken.dead, births)
+        number = self._spool.newest
+        if group.received or own or births:
             number = await self._append(group)
-            if taken.points or own:
+            if taken.points or own or births:
                 self._note_offered(number, arrivals.since_s, len(taken.points))
                 self.writer.offer(number, taken.points + own, len(taken.points))
+        self._consumers.commit(number)
         arrivals.acknowledge()
         self._record(self.accepted_us, arrivals.since_s, arrivals.count)
-
-    def _evaluate(self, taken: Taken) -> list[Point]:
-        """What the consumers make of the readings, as points to store with them."""
-        announcements: list[Announcement] = []
-        for consumer in self._consumers:
-            for address, birth in taken.births:
-                with self._tolerated():
-                    consumer.learn(address, birth)
-            if len(taken.batch):
-                with self._tolerated():
-                    announcements += consumer.consume(taken.batch)
-        return [alarm_point(announcement) for announcement in announcements]
-
-    @contextmanager
-    def _tolerated(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception:  # noqa: BLE001 - the promise to the sensors does not hang on a consumer
-            self.consumer_failures += 1
-            _log.exception("a consumer failed; what it was given is stored without it")
 
     async def _append(self, group: Group) -> int:
         """Append, waiting for room as long as it takes: until then nothing is acknowledged."""

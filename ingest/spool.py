@@ -6,6 +6,10 @@ messages acknowledged. Groups are settled in the order of their numbers, so one 
 far the store has come. The newest groups stay for a while after they are settled: after a crash
 they tell which redelivered messages were received before. This tail gives way when room is short.
 
+The groups are also a journal. Who keeps a state that is made of the groups, and only now and then
+makes it durable, has the later groups held: after a crash they are read again, with the birth
+documents that came with them. What is held gives way last, and `lost_hold` tells of it.
+
 Appending leaves some room on the disk, and beside the spool lies a reserve, a file that only takes
 up room: should others fill the disk, it is given back, so that settling, which frees room in the
 spool, is always possible.
@@ -35,6 +39,7 @@ CREATE TABLE IF NOT EXISTS groups (
     body BLOB NOT NULL, points BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS groups_last ON groups (last);
+CREATE TABLE IF NOT EXISTS births (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger (
     fate TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
     PRIMARY KEY (fate, reason)
@@ -55,6 +60,11 @@ DELETE FROM dead_letters WHERE id <= (
     ) WHERE newer_bytes > ?
 )
 """
+_TAIL: Final = "SELECT id FROM groups WHERE last <= ? ORDER BY last DESC, id DESC LIMIT 1"
+_JOURNAL: Final = """
+SELECT groups.id, births.body, groups.body FROM groups LEFT JOIN births ON births.id = groups.id
+WHERE groups.id > ? ORDER BY groups.id
+"""
 _RECEIVED: Final = "received"
 _RESERVE_BYTES: Final = 8 << 20
 """Enough for SQLite to merge its log, which it does at 4 MB, and to note what is settled."""
@@ -62,6 +72,8 @@ _LEFT_BYTES: Final = 1 << 20
 """What appending leaves free on the disk, for settling."""
 _DEAD_LETTERS_SHARE: Final = 8
 """Dead letters take at most one part in so many of the spool's bound."""
+_FORGOTTEN_MIN: Final = 32
+"""So many groups, and twice those just settled, are deleted at once: thousands would take long."""
 
 T = TypeVar("T")
 
@@ -70,6 +82,9 @@ Message = tuple[bytes, bytes]
 
 Spooled = tuple[int, list[Message], list[Point]]
 """A group's number, its messages and its points."""
+
+Journaled = tuple[int, list[Message], list[Message]]
+"""A group's number, the birth documents in it and its messages."""
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -80,6 +95,8 @@ class Group(msgspec.Struct, frozen=True):
     """Points that did not come as messages: alarm events and the service's own figures."""
     duplicates: int = 0
     dead: Sequence[DeadLetter] = ()
+    births: Sequence[Message] = ()
+    """Birth documents, for the journal; the ledger counts readings only."""
 
     @property
     def received(self) -> int:
@@ -143,6 +160,8 @@ class Spool:
         row = self._db.execute("SELECT max(id), max(last) FROM groups").fetchone()
         self._settled = self._number("SELECT id FROM settled")
         self._newest = max(self._settled, row[0] or 0)
+        self._forgotten = (self._oldest() or self._newest + 1) - 1
+        self._hold: int | None = None
         pending = "SELECT coalesce(sum(messages), 0) FROM groups WHERE id > ?"
         self._took(self._read_counts(), self._number(pending, self._settled))
         self._last = max(row[1] or 0, self._ledger.received)
@@ -163,18 +182,21 @@ class Spool:
                     raise
 
     def _append(self, group: Group) -> int:
-        kept = bool(group.messages or group.points)
+        kept = bool(group.messages or group.points or group.births)
         number, last = self._newest + kept, self._last + group.received
         changes = {(_RECEIVED, ""): group.received, (Fate.DUPLICATE, ""): group.duplicates}
         body = msgspec.msgpack.encode(group.messages)
         points = msgspec.msgpack.encode(group.points)
-        self._check_room(len(body) + len(points))
+        births = msgspec.msgpack.encode(group.births) if group.births else b""
+        self._check_room(len(body) + len(points) + len(births))
         with self._transaction():
             if kept:
                 self._db.execute(
                     "INSERT INTO groups VALUES (?, ?, ?, ?, ?)",
                     (number, last, len(group.messages), body, points),
                 )
+            if births:
+                self._db.execute("INSERT INTO births VALUES (?, ?)", (number, births))
             counts = self._count(changes, group.dead)
         self._newest, self._last = number, last
         self._took(counts, self._ledger.pending + len(group.messages))
@@ -191,13 +213,55 @@ class Spool:
 
     def _settle(self, number: int, written: int, refused: Sequence[DeadLetter]) -> None:
         with self._transaction():
+            forgotten = self._may_forget(number)
             self._db.execute("UPDATE settled SET id = ?", (number,))
-            self._db.execute(
-                "DELETE FROM groups WHERE last <= ? AND +id <= ?", (self._last - self._tail, number)
-            )
+            self._forget(forgotten)
             counts = self._count({(Fate.WRITTEN, ""): written}, refused)
-        self._settled = number
+        self._settled, self._forgotten = number, forgotten
         self._took(counts, self._ledger.pending - written - len(refused))
+
+    def _may_forget(self, number: int) -> int:
+        """Up to where groups go when those up to `number` are settled."""
+        row = self._db.execute(_TAIL, (self._last - self._tail,)).fetchone()
+        wanted = min(row[0] if row else 0, self._unheld(number))
+        most = _FORGOTTEN_MIN + 2 * (number - self._settled)
+        return max(self._forgotten, min(wanted, self._forgotten + most))
+
+    def _unheld(self, number: int) -> int:
+        """Up to where groups may go, of those up to `number`."""
+        return number if self._hold is None else min(number, self._hold)
+
+    def _forget(self, number: int) -> None:
+        """Delete the groups up to `number`, within a transaction."""
+        if number > self._forgotten:
+            self._db.execute("DELETE FROM groups WHERE id <= ?", (number,))
+            self._db.execute("DELETE FROM births WHERE id <= ?", (number,))
+
+    def hold(self, number: int | None) -> None:
+        """Keep the groups after `number` though they are settled; None: keep none for that reason.
+
+        Takes effect with the next settling; safe from any thread.
+        """
+        self._hold = number
+
+    @property
+    def lost_hold(self) -> bool:
+        """Whether groups that are held are gone, for lack of room: the journal has a gap."""
+        hold = self._hold
+        return hold is not None and self._forgotten > hold
+
+    def skip(self, number: int) -> None:
+        """Give no group a number up to `number`: one that is older than what they stand for."""
+        self._newest = max(self._newest, number)
+
+    def journal(self, after: int) -> Iterator[Journaled]:
+        """The groups that are kept after number `after`, oldest first, read one by one."""
+        for number, births, messages in self._rows(_JOURNAL, after):
+            yield (
+                number,
+                msgspec.msgpack.decode(births, type=list[Message]) if births else [],
+                msgspec.msgpack.decode(messages, type=list[Message]),
+            )
 
     def after(self, number: int, messages_max: int) -> list[Spooled]:
         """The first groups after `number`: at least one if there is any, else up to the bound."""
@@ -344,12 +408,19 @@ class Spool:
         return True
 
     def _shorten_tail(self) -> bool:
-        """Forget the older half of what is settled; whether there was anything to forget."""
+        """Forget the older half of what is settled and not held, or else of what is settled.
+
+        Returns:
+            Whether there was anything to forget.
+        """
         oldest = self._oldest()
         if not oldest or oldest > self._settled:
             return False
+        unheld = self._unheld(self._settled)
+        number = (oldest + (unheld if oldest <= unheld else self._settled)) // 2
         with self._transaction():
-            self._db.execute("DELETE FROM groups WHERE id <= ?", ((oldest + self._settled) // 2,))
+            self._forget(number)
+        self._forgotten = number
         return True
 
     def _oldest(self) -> int:

@@ -20,6 +20,9 @@ class Obedient(Protocol):
     def obey(self, order: str, device_name: str, args: Mapping[str, float], ts_ms: int) -> int:
         """Carry out `order` at a device and return when that is done [ms]."""
 
+    def hears(self, device_name: str, ts_ms: int) -> bool:
+        """Whether the device listens to commands at that instant."""
+
 
 class Commander:
     """Carries out commands on the simulated city and answers them."""
@@ -32,7 +35,9 @@ class Commander:
         self._clock = clock
 
     def obey(self, device: VirtualDevice, payload: bytes) -> None:
-        """Carry out the command in `payload` on `device`, or say why not."""
+        """Carry out the command in `payload` on `device`, or say why not; not if it is deaf."""
+        if not self._engine.hears(device.device.name, self._now()):
+            return
         try:
             command = decode(Command, payload)
         except PayloadError as error:

@@ -17,7 +17,7 @@ from city.documents import suggestion
 from city.errors import InputError
 from city.events import Parameter
 from city.quantities import QUANTITIES, Domain
-from sensors.events import FOR_EVER_MS
+from sensors.events import FOR_EVER_MS, deaf_spans
 from sensors.fields import Group
 from sensors.sampler import Frame, Sampler
 from sensors.truth import (
@@ -63,10 +63,12 @@ class CityEngine:
         self._city = city
         self._start_ms = start_ms
         self._first_shard = number == 0
+        self._deaf = deaf_spans(city, start_ms)
         self.world = World(city, seed=seed, start_ms=start_ms)
         self.groups = _groups(devices, shard)
         self._known = {device.name: device for device in devices}
         self._records: list[TruthRecord] = []
+        self._ended: list[tuple[int, TruthRecord]] = []
         self._samplers = [
             Sampler(city, group, self.world.probe(group), seed=seed, start_ms=start_ms)
             for group in self.groups
@@ -84,17 +86,21 @@ class CityEngine:
         """What begins to happen from `from_ms` to before `until_ms`, in order.
 
         Events of the city file, and commands, are told by the first shard, drawn events by the
-        shard that has the device.
+        shard that has the device. A record without end whose end has come in that time is told
+        with it, once more if it was told before: under one identifier the last one counts.
         """
         found = [
             drawn_record(spell, sampler.group)
             for sampler in self._samplers
             for spell in sampler.script.starting(from_ms, until_ms)
         ]
+        ended = [record for told_ms, record in self._ended if from_ms <= told_ms < until_ms]
         if self._first_shard:
             found += [*scripted_records(self._city, self._start_ms), *self._records]
-        inside = [record for record in found if from_ms <= record.start < until_ms]
-        return sorted(inside, key=lambda record: (record.start, record.id))
+        inside = {record.id: record for record in found if from_ms <= record.start < until_ms}
+        if self._first_shard:
+            inside |= {record.id: record for record in ended}
+        return sorted(inside.values(), key=lambda record: (record.start, record.id))
 
     def device_positions(self) -> dict[str, Position]:
         """Longitude and latitude of every device by name.
@@ -136,10 +142,19 @@ class CityEngine:
         row = ORDERS[order]
         return row.act(self, device_name, row.checked(args), ts_ms)
 
+    def hears(self, device_name: str, ts_ms: int) -> bool:
+        """Whether a command that reaches the device at `ts_ms` is heard at all."""
+        places = {device_name, device_name.partition("/")[0]}
+        return not any(
+            from_ms <= ts_ms < until_ms and target in places
+            for target, from_ms, until_ms in self._deaf
+        )
+
     def set_valve(self, device_name: str, position_percent: float, ts_ms: int) -> int:
         """Send the valve `site/device` to a position [% open] and return when it arrives [ms].
 
-        Its truth record ends with the arrival; that of a valve that is not fully open has no end.
+        Its truth record ends with the arrival; that of a valve that is not fully open ends when
+        the valve is sent elsewhere.
 
         Raises:
             InputError: There is no such valve, or the position is not within 0 to 100.
@@ -148,6 +163,7 @@ class CityEngine:
             raise InputError(f"no valve {device_name!r}: this city has no gas devices")
         arrives_ms = self.world.gas.set_valve(device_name, position_percent, ts_ms)
         stays = position_percent < OPEN_PERCENT
+        self._end("valve", device_name, ts_ms)
         self._tell(
             "valve", device_name, ts_ms, FOR_EVER_MS if stays else arrives_ms,
             position_percent=position_percent,
@@ -240,6 +256,14 @@ class CityEngine:
         for sampler in self._samplers:
             rows = _rows_at(sampler.group, site)
             sampler.script.label(f"{kind}/{device_name}", kind, rows, record.quantities, span)
+
+    def _end(self, kind: str, device_name: str, ts_ms: int) -> None:
+        """End, at `ts_ms`, the records of that kind and device that have no end yet."""
+        over = {record.id for _, record in self._ended}
+        for record in self._records:
+            mine = record.kind == kind and record.target == device_name and record.start < ts_ms
+            if mine and record.end is None and record.id not in over:
+                self._ended.append((ts_ms, msgspec.structs.replace(record, end=ts_ms)))
 
     def _device(self, name: str) -> Device:
         if name not in self._known:

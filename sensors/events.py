@@ -345,6 +345,16 @@ def _fits(kind: str, group: Group) -> bool:
     return group.kind.domain in row.domains and bool(touched_columns(kind, group.quantities, None))
 
 
+def deaf_spans(city: City, start_ms: int) -> tuple[tuple[str, int, int], ...]:
+    """`site` or `site/device`, from [ms] and until [ms] of every time of deafness."""
+    return tuple(
+        (event.target, from_ms, from_ms + round(event.for_s * 1000))
+        for event in city.events
+        if event.kind == "deaf"
+        for from_ms in (start_ms + round(event.at_s * 1000),)
+    )
+
+
 def _inspections(city: City, start_ms: int) -> dict[str, list[tuple[int, int]]]:
     visits: dict[str, list[tuple[int, int]]] = {}
     for event in city.events:

@@ -68,6 +68,10 @@ class Replay:
         """
         raise InputError(f"{device_name} is a recording and does not obey {order}")
 
+    def hears(self, device_name: str, ts_ms: int) -> bool:  # noqa: ARG002 - as the engine's
+        """Every command is heard, to be refused."""
+        return True
+
     @property
     def first_ms(self) -> int:
         """The instant of the first sample [ms since the epoch]."""

@@ -46,8 +46,8 @@ AFFECTS: Final = {
     "rain": ("pm25", "pm10", "humidity", *_RIVER, "effluent_flow"),
     "wind": (*_AIR, "wind_speed", "wind_direction"),
     "spill": _RIVER,
-    "treatment-failure": (*_STACK, *WATER_LOADS, *_RIVER, *_PLUME),
-    "secret-discharge": (*_STACK, *_RIVER, *_PLUME),
+    "treatment-failure": (*_STACK, *WATER_LOADS, *_RIVER, *_PLUME, "plant_power"),
+    "secret-discharge": (*_STACK, "effluent_flow", *_RIVER, *_PLUME, "plant_power"),
     "inspection": (),
     "gas-leak": _GAS,
     "gas-burst": _GAS,
@@ -368,7 +368,8 @@ def _changes(city: City, event: Event) -> tuple[str, ...]:
     aimed = _aimed_outlet(city, event) if names else None
     if aimed is None:
         return names
-    other = {*_STACK, *_PLUME} if aimed is WATER_LOADS else {*WATER_LOADS, *_RIVER}
+    outfall = {*WATER_LOADS, "effluent_flow", *_RIVER}
+    other = {*_STACK, *_PLUME} if aimed is WATER_LOADS else outfall
     return tuple(name for name in names if name not in other)
 
 

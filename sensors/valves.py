@@ -135,12 +135,15 @@ class Isolation:
 
     def customers(self, junction: int) -> int:
         """How many customers lose their supply when `junction` is cut off."""
+        return int(self._states.customers[self.cut_off(junction)].sum())
+
+    def cut_off(self, junction: int) -> NDArray[np.bool_]:
+        """The junctions that lose their supply when `junction` is cut off, shape (j,)."""
         closed = self.valves(junction)
         if not closed:
-            return 0
+            return np.zeros(len(self._states.names), dtype=np.bool_)
         part = self._parts([self.pipes[name] for name in closed])
-        fed = np.isin(part, part[list(self._states.feeds)])
-        return int(self._states.customers[~fed].sum())
+        return ~np.isin(part, part[list(self._states.feeds)])
 
     def _fed(self, without: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The junctions that gas reaches from a feed without passing the part `without`."""

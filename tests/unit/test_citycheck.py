@@ -281,3 +281,51 @@ def test_contradiction_in_time(at_s: float, for_s: float) -> None:
             assert "contradicts" in problem(raw)
         else:
             assert 2 == len(check(raw).events)
+
+
+def actions(**given: Any) -> dict[str, Any]:
+    """The town with these actions of alarms."""
+    return content(alarms={"actions": given})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"mode": "armed"}, "alarms.actions.mode: is armed, but no rule is; name in `rules` those"),
+        ({"mode": True}, "alarms.actions.mode: 'on' is no mode; allowed: off, dry-run, armed"),
+        ({"mode": "live"}, "alarms.actions.mode: invalid enum value 'live'"),
+        ({"mode": "armed", "rules": ["a", "b", "a"]}, "alarms.actions.rules[2]: rule 'a' stands twice"),
+        ({"rules": ["Gas Burst"]}, "alarms.actions.rules[0]: identifier 'Gas Burst' is not allowed"),
+        ({"most_per_hour": 0}, "alarms.actions.most_per_hour: expected `int` >= 1"),
+        ({"arm": ["a"]}, "alarms.actions.arm: unknown key 'arm'"),
+    ],
+)  # fmt: skip
+def test_wrong_actions(given: dict[str, Any], says: str) -> None:
+    """What alarms may do is refused where it is not said clearly."""
+    assert says in problem(actions(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "off", "armed"),
+    [
+        ({}, False, False),
+        ({"mode": "off"}, True, False),
+        ({"mode": False}, True, False),
+        ({"rules": ["gas-burst"]}, False, False),
+        ({"mode": "armed", "rules": ["gas-burst"]}, False, True),
+    ],
+)
+def test_actions(given: dict[str, Any], off: bool, armed: bool) -> None:  # noqa: FBT001 - expected values
+    """Only rules that the city arms by name act; a bare `off` is off, though YAML reads false."""
+    allowed = check(actions(**given)).alarms.actions
+
+    assert (off, armed, False) == (allowed.off, allowed.armed("gas-burst"), allowed.armed("other"))
+
+
+def test_deafness_is_not_drawn() -> None:
+    """Deafness takes no quantity, and cannot be drawn at a rate: no reading shows it."""
+    says = "events[0].quantity: an event of kind 'deaf' takes no quantity"
+
+    assert says in problem(content(event("deaf", "park/aq-1", quantity="pm25")))
+    assert problem(content(rates={"deaf": 1.0})).startswith("rates.deaf: 'deaf' is no instrument")
+    assert 1 == len(check(content(event("deaf", "works"), event("silence", "works"))).events)

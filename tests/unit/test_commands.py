@@ -24,11 +24,16 @@ class Engine:
 
     def __init__(self) -> None:
         self.orders: list[tuple[str, str, dict[str, float]]] = []
+        self.deaf: set[str] = set()
 
     def obey(self, order: str, device_name: str, args: Mapping[str, float], ts_ms: int) -> int:
         """Take note."""
         self.orders.append((order, device_name, dict(args)))
         return ts_ms + {"calibrate": 600_000, "set_interval": 0}.get(order, 1800)
+
+    def hears(self, device_name: str, ts_ms: int) -> bool:  # noqa: ARG002 - as the engine's
+        """All but those that are deaf."""
+        return device_name not in self.deaf
 
 
 class Talker:
@@ -106,6 +111,17 @@ async def test_once() -> None:
 
     assert 1 == len(await desk.say(CLOSE))
     assert [] == desk.engine.orders
+
+
+async def test_deaf() -> None:
+    """A deaf device neither obeys nor answers; a repeat that comes after that is obeyed."""
+    desk = Desk()
+    desk.engine.deaf = {VALVE.name}
+
+    assert [] == await desk.say(CLOSE)
+    assert ([], 0) == (desk.engine.orders, desk.commander.refused)
+    desk.engine.deaf = set()
+    assert [True] == [reply.ok for reply in await desk.say(CLOSE)]
 
 
 async def test_travelling() -> None:

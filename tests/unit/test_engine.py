@@ -319,22 +319,48 @@ class TestOrders:
         assert Flag.F not in {flag for _, flag in labelled(engine, STACK, "stack_so2", at_ms)}
 
     def test_valve_told(self, engine: CityEngine) -> None:
-        """A closed valve has a truth record without end; one that is opened, up to its arrival."""
+        """A closed valve has a truth record without end; one that is opened, up to its arrival.
+
+        When it is opened, the record of its closing comes again with its end.
+        """
         at_ms = START_MS + 10_000
         engine.obey("close_valve", VALVE, {}, at_ms)
         opened_ms = at_ms + 60_000
         arrives_ms = engine.obey("open_valve", VALVE, {}, opened_ms)
-        told = [r for r in engine.truths(at_ms, arrives_ms) if r.cause == "commanded"]
+        first, then = engine.truths(at_ms, opened_ms), engine.truths(opened_ms, arrives_ms)
+        told = [record for record in (*first, *then) if record.cause == "commanded"]
 
         assert [(r.kind, r.start, r.end, r.params["position_percent"]) for r in told] == [
-            ("valve", at_ms, None, 0.0), ("valve", opened_ms, arrives_ms, 100.0),
+            ("valve", at_ms, None, 0.0), ("valve", at_ms, opened_ms, 0.0),
+            ("valve", opened_ms, arrives_ms, 100.0),
         ]  # fmt: skip
+        assert told[0].id == told[1].id
+        assert then == [r for r in engine.truths(at_ms, arrives_ms) if r.cause == "commanded"]
         assert told[0].target == VALVE
         assert told[0].devices == ("gas-market-street/*",)
         assert {"gas_pressure", "valve_position"} <= set(told[0].quantities)
         assert {f for f, _ in labelled(engine, VALVE, "gas_pressure", at_ms)} == {True}
         later_ms = opened_ms + 2 * 3_600_000
         assert {f for f, _ in labelled(engine, VALVE, "valve_position", later_ms)} == {False}
+
+    def test_deaf(self, town: City) -> None:
+        """A deaf device, or site, hears no command for its time; its readings are as ever."""
+        events = tuple(
+            Event(id=f"deaf-{number}", kind="deaf", target=target, at_s=100, for_s=50)
+            for number, target in enumerate((VALVE, "gas-temple-lane"))
+        )
+        engine = CityEngine(msgspec.structs.replace(town, events=events), seed=1, start_ms=START_MS)
+        told = engine.truths(START_MS, START_MS + 200_000)
+
+        assert [True, False, False, True] == [
+            engine.hears(VALVE, START_MS + 1000 * at_s) for at_s in (99, 100, 149, 150)
+        ]
+        assert not engine.hears("gas-temple-lane/valve-1", START_MS + 120_000)
+        assert engine.hears("gas-harbour-row/valve-1", START_MS + 120_000)
+        assert [("deaf", ()), ("deaf", ())] == [(r.kind, r.quantities) for r in told]
+        assert {f for f, _ in labelled(engine, VALVE, "gas_pressure", START_MS + 110_000)} == {
+            False
+        }
 
     def test_ventilate_told(self, engine: CityEngine) -> None:
         """The truth of fans lasts from the command to their stop, and is of methane."""

@@ -133,6 +133,16 @@ class TestCalm:
 
         assert len(set(junctions.values())) == len(SITES)
 
+    def test_cut_off(self) -> None:
+        """What is cut off has the junction in it, and all the customers who lose their gas."""
+        field, _ = built()
+        junction = field.states.junction("K1053", where="test")
+        lost = field._isolation.cut_off(junction)
+
+        assert lost[junction]
+        assert 890 == field.states.customers[lost].sum()
+        assert not lost[list(field.states.feeds)].any()
+
     def test_unknown_junction(self) -> None:
         """An unknown junction is refused with near names."""
         with pytest.raises(DocumentError, match=r"foundry/valve.*'K103'.*near names: .*K1030"):

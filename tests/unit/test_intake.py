@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from broker.codec import Publish
@@ -23,6 +24,7 @@ T0 = wall_ms()
 DAY_MS = 86_400_000
 STATION = Address("lanting", "east", "air", "park", "aq-1")
 TELEMETRY = device_topic(STATION, Channel.TELEMETRY).encode()
+META = device_topic(STATION, Channel.META).encode()
 BIRTH = Birth(
     kind="air-station",
     model="A1",
@@ -382,9 +384,32 @@ def test_a_bad_message_is_bad_every_time(take: Take) -> None:
 
 def test_births_are_handed_on(take: Take) -> None:
     """A birth document goes to the consumers and is no telemetry."""
-    taken = take(encode(BIRTH), topic=device_topic(STATION, Channel.META).encode())
+    taken = take(encode(BIRTH), topic=META)
 
     assert ([(STATION, BIRTH)], []) == (taken.births, taken.messages)
+    assert [(META, encode(BIRTH))] == taken.documents
+
+
+def test_a_birth_is_handed_on_once(take: Take) -> None:
+    """The same document again, as after every reconnect, is passed over; another one is not."""
+    moved = replace(BIRTH, position=(120.1, 31.9))
+    taken = [take(encode(birth), topic=META).births for birth in (BIRTH, BIRTH, moved, BIRTH)]
+
+    assert [[(STATION, BIRTH)], [], [(STATION, moved)], [(STATION, BIRTH)]] == taken
+
+
+def test_a_birth_after_a_status_is_handed_on(take: Take) -> None:
+    """A device that is known to be there can still be born."""
+    take(encode(Status(state="online")), topic=device_topic(STATION, Channel.STATUS).encode())
+
+    assert [(STATION, BIRTH)] == take(encode(BIRTH), topic=META).births
+
+
+def test_births_of_the_journal_are_known(intake: Intake, take: Take) -> None:
+    """Documents that were read again come out as births, and are passed over when they arrive."""
+    births = intake.births([(META, encode(BIRTH))])
+
+    assert ([(STATION, BIRTH)], []) == (births, take(encode(BIRTH), topic=META).documents)
 
 
 @pytest.mark.parametrize(
@@ -478,6 +503,33 @@ def test_reviving_gives_the_same_points(messages: list[tuple[dict[str, float], i
     taken = Intake().take([arrivals])
 
     assert taken.points == Intake().revive(taken.messages)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(VALUES, LETTERS, st.integers(0, 10)), max_size=8))
+def test_readings_again_are_the_same(messages: list[tuple[dict[str, float], str, int]]) -> None:
+    """Readings made anew from spooled messages are those of their arrival, after a restart or not."""
+    arrivals = [
+        publish(telemetry(seq, values=values, flags=dict.fromkeys(list(values)[:1], letter)))
+        for values, letter, seq in messages
+    ]
+    intake = Intake()
+    taken = intake.take([arrivals])
+    batches = [taken.batch, intake.readings(taken.messages), Intake().readings(taken.messages)]
+    columns = [
+        [(column.dtype, column.tolist()) for column in (one.series, one.ts, one.value, one.flag)]
+        for one in batches
+    ]
+
+    assert [columns[0]] * 3 == columns
+
+
+def test_readings_are_not_judged_again(intake: Intake) -> None:
+    """A message that was believable when it came is so years later, and is then no repeat."""
+    message = (TELEMETRY, telemetry(ts=T0 - 4000 * DAY_MS))
+    batches = [intake.readings([message]) for _ in range(2)]
+
+    assert [[T0 - 4000 * DAY_MS]] * 2 == [batch.ts.tolist() for batch in batches]
 
 
 @settings(max_examples=300, deadline=None)

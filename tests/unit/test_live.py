@@ -17,7 +17,7 @@ from cli.simulating import Simulating
 from ingest.ledger import Ledger
 
 EVENT = AlarmEvent(
-    rule="gas-methane", event="raised", state="active", severity="critical", level="HH",
+    rule="gas-methane", event="raised", state="unacknowledged", severity="critical", level="HH",
     quantity="methane", value=56.25, limit=50.0, unit="%LEL", ts=1_000, raised=1_000,
     standard="GB/T 50493-2019", clause="5.5.2", grade="B",
 )  # fmt: skip

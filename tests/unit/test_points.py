@@ -13,7 +13,7 @@ ADDRESS = Address("lanting", "east", "gas", "main", "node-1")
 EVENT = AlarmEvent(
     rule="pressure",
     event="raised",
-    state="active",
+    state="unacknowledged",
     severity="high",
     level="HH",
     quantity="gas_pressure",
@@ -35,27 +35,29 @@ def field_names(point: Point) -> list[str]:
 
 
 def test_an_alarm_event_as_a_point() -> None:
-    """An alarm event is a row of `alarms`: device and rule as tags, what happened as fields."""
+    """An alarm event is a row of `alarms`: device, rule and event as tags, the rest as fields."""
     tags = {
         "city": "lanting",
         "device": "node-1",
         "district": "east",
         "domain": "gas",
+        "event": "raised",
         "rule": "pressure",
         "site": "main",
     }
     texts = {
-        "event": "raised",
-        "state": "active",
+        "state": "unacknowledged",
         "severity": "high",
         "level": "HH",
         "quantity": "gas_pressure",
         "unit": "kPa",
+        "supervision": "site",
         "standard": "ST 1",
         "clause": "4.2",
     }
+    counts = {"raised": T0 - 1000, "number": 0, "active": 1, "stale": 0, "first_out": 0}
     key = PointKey("alarms", tuple(tags.items()))
-    expected = Point(key, T0, {"value": 111.0, "limit": 110.0}, {"raised": T0 - 1000}, texts)
+    expected = Point(key, T0, {"value": 111.0, "limit": 110.0}, counts, texts)
 
     assert expected == alarm_point(Announcement(ADDRESS, EVENT))
 

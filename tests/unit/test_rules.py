@@ -1,12 +1,29 @@
-from collections.abc import Callable
-from datetime import date
+from datetime import date, time
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alerts.rules import Pack, load_packs, pack_of, read_rules, shipped_packs
+from alerts.rulefile import step_for
+from alerts.rules import (
+    Count,
+    Every,
+    Leaf,
+    Not,
+    Pack,
+    Rule,
+    RuleSet,
+    Some,
+    Step,
+    Suppressor,
+    load_packs,
+    pack_of,
+    read_rules,
+    shipped_packs,
+)  # fmt: skip
+from alerts.signals import Shift, Signal
 from city.documents import Document
 from city.errors import DocumentError
 from city.quantities import QUANTITIES, convertible_units, to_canonical
@@ -43,19 +60,6 @@ def pack() -> Pack:
     return pack_of(Document(PACK, "plant.yaml"))
 
 
-@pytest.fixture
-def changed() -> Callable[[str, str], str]:
-    """The error that replacing one part of the pack by another leads to."""
-
-    def error_of(old: str, new: str) -> str:
-        assert old in PACK
-        with pytest.raises(DocumentError) as caught:
-            pack_of(Document(PACK.replace(old, new, 1), "plant.yaml"))
-        return str(caught.value)
-
-    return error_of
-
-
 def test_a_limit_takes_its_source_from_rule_and_pack(pack: Pack) -> None:
     """What a limit does not say of its source, its rule or its pack says."""
     limit = pack.rules[0].limit("H")
@@ -82,7 +86,7 @@ def test_limits_are_converted_once_at_load(pack: Pack) -> None:
 
 def test_delays_become_milliseconds(pack: Pack) -> None:
     """The file speaks of seconds, readings of milliseconds."""
-    watch = pack.rules[0].watch
+    watch = pack.rules[0].head.watch
     expected = (1_500, 10_000)
 
     assert expected == (watch.on_delay_ms, watch.off_delay_ms)
@@ -105,67 +109,6 @@ def test_kinds_select_rules(
     applying = [rule.applies(device, plant) for rule in pack.rules]
 
     assert expected == applying
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "parts"),
-    [
-        ("clause: Table", "claus: Table", ["plant.yaml:12", "rules[0].claus", "'clause'"]),
-        ("title: Rules", "titel: Rules", ["plant.yaml:2", "'titel'", "'title'"]),
-        ("limit: 500", "limit: high", ["plant.yaml:13", "rules[0].high.limit", "'high'"]),
-        ("limit: 500", "limit: true", ["rules[0].high.limit", "True"]),
-        ("limit: 500", "limit: .nan", ["rules[0].high.limit", "nan", "0 to 5000"]),
-        ("severity: medium", "severity: bad", ["rules[0].high.severity", "'bad'"]),
-        ("severity: medium, ", "", ["rules[0].high", "severity"]),
-        ("grade: B", "grade: Z", ["plant.yaml:4", "grade", "'Z'"]),
-        ("standard: ST 1\n", "", ["standard"]),
-        ("standard: ST 1", 'standard: ""', ["standard"]),
-        ("id: so2-stack", "id: so2-air", ["plant.yaml:17", "rules[1].id", "stands twice"]),
-        ("id: so2-air", "id: SO2 air", ["rules[0].id", "'SO2 air'", "small letters"]),
-        ("pack: plant-rules", "pack: a_b", ["plant.yaml:1", "'a_b'", "small letters"]),
-        ("quantity: so2\n", "quantity: so22\n", ["rules[0].quantity", "did you mean 'so2'"]),
-        ("unit: ug/m3", "unit: mg/L", ["rules[0].unit", "'mg/L'", "ug/m3, mg/m3, g/m3"]),
-        ("[air-station]", "[air-sation]", ["rules[0].device_kinds", "mean 'air-station'"]),
-        ("[air-station]", "[gas-node]", ["does not measure 'so2'", "air-gas, air-station"]),
-        ("[air-station]", "[]", ["rules[0].device_kinds"]),
-        ("[coal-boiler]", "[coal-boler]", ["rules[1].plant_kinds", "mean 'coal-boiler'"]),
-        ("device_kinds: [air-station]", "plant_kinds: [brewery]", ["not measured at plants"]),
-        ("limit: 800", "limit: 400", ["rules[0].high_high.limit", "above high (500)"]),
-        ("limit: 800", "limit: 500", ["rules[0].high_high.limit", "above high (500)"]),
-        ("limit: 0.001", "limit: 0.4", ["rules[1].high.limit", "above low (0.4)"]),
-        ("limit: 800", "limit: 80000", ["can never be measured", "0 to 5000 ug/m3"]),
-        ("deadband: 25", "deadband: -1", ["rules[0].high.deadband", "-1"]),
-        ("deadband: 25", "deadband: 501", ["rules[0].high.deadband", "never clear", "0 to 500"]),
-        ("deadband: 0.01", "deadband: 0.3", ["rules[1].high.deadband", "to low"]),
-        ("on_delay_s: 1.5", "on_delay_s: 86401", ["rules[0].on_delay_s", "86400"]),
-        ("on_delay_s: 1.5", "on_delay_s: .inf", ["rules[0].on_delay_s"]),
-        ("off_delay_s: 10", "off_delay_s: -1", ["rules[0].off_delay_s", "-1"]),
-        ("valid_until: 2030-12-31", "valid_until: 2026-02-28", ["valid_until", "before it begins"]),
-        ("valid_until: 2030-12-31", "valid_until: soon", ["valid_until", "'soon'"]),
-    ],
-)
-def test_an_error_says_where_what_and_what_is_allowed(
-    changed: Callable[[str, str], str], old: str, new: str, parts: list[str]
-) -> None:
-    """Every wrong entry is refused at load with its place and what would be right."""
-    error = changed(old, new)
-    missing = [part for part in ("plant.yaml", *parts) if part not in error]
-
-    assert ([], error) == (missing, error)
-
-
-def test_a_rule_without_limits_is_refused() -> None:
-    """A rule that can never say anything is a mistake."""
-    lines = [line for line in PACK.splitlines() if "high" not in line and "low:" not in line]
-
-    with pytest.raises(DocumentError, match=r"rules\[0\]: rule 'so2-air' has no limit; give one"):
-        pack_of(Document("\n".join(lines), "plant.yaml"))
-
-
-def test_a_pack_without_rules_is_refused() -> None:
-    """An empty rule file is a mistake."""
-    with pytest.raises(DocumentError, match="rules"):
-        pack_of(Document(PACK[: PACK.index("rules:")] + "rules: []", "plant.yaml"))
 
 
 @given(st.sampled_from(sorted(QUANTITIES)), st.data())
@@ -191,17 +134,37 @@ def test_a_limit_is_the_same_in_every_unit(name: str, data: st.DataObject) -> No
         (date(2031, 1, 1), ["after its last day (2030-12-31)"]),
     ],
 )
-def test_a_pack_out_of_its_dates_is_used_and_said_so(day: date, expected: list[str]) -> None:
+def test_a_pack_out_of_its_dates_is_used_and_said_so(
+    pack: Pack, day: date, expected: list[str]
+) -> None:
     """A simulated city may live in any year: its rules hold, with a remark."""
-    rules = load_packs(["air-gb3095-2026"])
-    remarks = [remark.partition(", ")[2] for remark in rules.remarks(day)]
+    remarks = [remark.partition(", ")[2] for remark in RuleSet((pack,)).remarks(day)]
 
     assert expected == remarks
+    assert RuleSet((pack,)) == RuleSet((pack,)).on(day)
 
 
-def test_all_shipped_packs_are_loaded_when_none_is_named() -> None:
-    """Without a choice, everything that comes with CityEye watches."""
-    assert tuple(shipped_packs()) == tuple(pack.id for pack in load_packs().packs)
+@pytest.mark.parametrize(
+    ("day", "expected"),
+    [(date(2030, 12, 31), {"pm25-day"}), (date(2031, 1, 1), {"pm25-day-final"})],
+)
+def test_a_version_of_a_law_holds_on_its_days(day: date, expected: set[str]) -> None:
+    """Of the transition's limit and the final one, a day has one."""
+    rules = load_packs(["air-gb3095-2026"])
+    names = {rule.id for rule in rules.rules if rule.id.startswith("pm25-day")}
+    kept = {rule.id for rule in rules.on(day).rules}
+
+    assert expected == kept & names
+    assert len(names) > len(expected)
+
+
+def test_all_but_optional_packs_are_loaded_when_none_is_named() -> None:
+    """Without a choice, everything that comes with CityEye watches but what asks to be named."""
+    usual = {pack.id for pack in load_packs().packs}
+    optional = {"air-gb3095-2012", "air-who-2021", "air-us-epa-2024"}
+
+    assert set(shipped_packs()) - optional == usual
+    assert optional == {pack.id for pack in load_packs(optional).packs}
 
 
 def test_packs_are_loaded_by_name_and_files_by_path(tmp_path: Path) -> None:
@@ -226,7 +189,10 @@ def test_one_identifier_in_two_files_is_refused(tmp_path: Path) -> None:
     for path in paths:
         path.write_text(PACK, encoding="utf-8")
 
-    with pytest.raises(DocumentError, match=r"two\.yaml: rule 'so2-air' stands in .*one\.yaml too"):
+    with pytest.raises(
+        DocumentError,
+        match=r"two\.yaml:8: rules\[0\]\.id: rule 'so2-air' stands in .*one\.yaml too",
+    ):
         load_packs([], files=paths)
 
 
@@ -234,3 +200,205 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     """A path that leads nowhere is said so."""
     with pytest.raises(DocumentError, match=r"none\.yaml: cannot be read"):
         read_rules(tmp_path / "none.yaml")
+
+
+COMBINED = """\
+pack: combined
+title: Combined
+standard: ST 3
+rules:
+  - id: burst
+    any:
+      - all:
+          - {quantity: gas_pressure, stat: rate, window: 10s, unit: bar/s, below: -0.01, in_a_row: 3}
+          - count:
+              at_least: 2
+              within: section
+              of: {quantity: gas_pressure, unit: kPa, below: 40, deadband: 5, hold_s: 10}
+      - not: {quantity: gas_pressure, unit: kPa, above: 5}
+    severity: critical
+    on_delay_s: 2
+    off_delay_s: 3
+    latch: true
+    acknowledge: automatic
+    realarm_s: 600
+    escalate: [{after_s: 60, to: district}, {after_s: 90, to: city}]
+    suppressed_by: [{rule: other, within: city}]
+    actions: [close_valve, repair_order]
+"""
+
+
+@pytest.fixture
+def burst() -> Rule:
+    """The rule above."""
+    return pack_of(Document(COMBINED, "combined.yaml")).rules[0]
+
+
+def only(**rule: object) -> Rule:
+    """The rule of a pack that has one, with a high limit unless limits are given."""
+    entry = {"id": "r", "high": {"limit": 1, "severity": "low"}} | rule
+    content = {"pack": "p", "title": "t", "standard": "s", "rules": [entry]}
+    return pack_of(Document(yaml.safe_dump(content), "one.yaml")).rules[0]
+
+
+def test_a_combination_is_a_tree_of_numbered_leaves(burst: Rule) -> None:
+    """Conditions keep their order, and leaves are named by the rule and their number."""
+    whole = burst.condition
+    assert isinstance(whole, Some)
+    both, negated = whole.of
+    assert isinstance(both, Every)
+    assert isinstance(negated, Not)
+    assert isinstance(both.of[1], Count)
+
+    assert (2, "section") == (both.of[1].at_least, both.of[1].within)
+    assert ["burst#1", "burst#2", "burst#3"] == [leaf.id for leaf in burst.leaves]
+    assert ("composite", burst.leaves[0]) == (burst.kind, burst.head)
+
+
+def test_a_condition_is_a_leaf_with_one_limit(burst: Rule) -> None:
+    """Below is a limit of level L and above one of level H, in the canonical unit."""
+    found = [
+        (leaf.limits[0].level, leaf.limits[0].limit, leaf.unit, leaf.watch.on_delay_ms,
+         leaf.watch.in_a_row, leaf.limits[0].deadband)
+        for leaf in burst.leaves
+    ]  # fmt: skip
+
+    assert [
+        ("L", -60.0, "kPa/min", 0, 3, 0.0),
+        ("L", 40.0, "kPa", 10_000, 1, 5.0),
+        ("H", 5.0, "kPa", 0, 1, 0.0),
+    ] == found
+
+
+def test_a_combination_has_one_limit_for_severity_and_source(burst: Rule) -> None:
+    """It is of level H and shows the number and unit of the head."""
+    (limit,) = burst.limits
+    found = (limit.level, limit.limit, limit.severity, limit.standard, burst.unit)
+
+    assert ("H", -60.0, "critical", "ST 3", "kPa/min") == found
+
+
+def test_what_becomes_of_a_rule_is_taken_over(burst: Rule) -> None:
+    """Delays of the whole, latch, acknowledgement, escalation, suppression and actions."""
+    assert (2_000, 3_000, 600_000) == (burst.on_delay_ms, burst.off_delay_ms, burst.realarm_ms)
+    assert burst.latched
+    assert burst.acknowledged_by_itself
+    assert (Step(60_000, "district"), Step(90_000, "city")) == burst.escalation
+    assert (Suppressor("other", "city"),) == burst.suppressed_by
+    assert ("close_valve", "repair_order") == burst.actions
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"quantity": "so2", "unit": "ug/m3"}, Signal(quantity="so2")),
+        ({"quantity": "so2", "unit": "ug/m3", "flags": "TNS"}, Signal(quantity="so2")),
+        (
+            {"quantity": "so2", "stat": "stuck", "unit": "min"},
+            Signal(stat="stuck", quantity="so2"),
+        ),
+        (
+            {"quantity": "so2", "unit": "ug/m3", "stat": "mean", "window": "1h"},
+            Signal(stat="mean", quantity="so2", window_ms=3_600_000, step_ms=300_000),
+        ),
+        (
+            {"quantity": "so2", "unit": "ug/m3", "stat": "hour", "at_least": "30m"},
+            Signal(stat="hour", quantity="so2", at_least=0.5),
+        ),
+        (
+            {"quantity": "so2", "unit": "%", "stat": "share", "band": [1, 2], "window": 60,
+             "step": "20s"},
+            Signal(stat="share", quantity="so2", band=(1, 2), window_ms=60_000, step_ms=20_000),
+        ),
+        (
+            {"silence": {"intervals": 3, "at_least": "90s"}},
+            Signal(stat="silence", intervals=3, window_ms=90_000),
+        ),
+        ({"index": "river-class"}, Signal(stat="index", index="river-class")),
+        (
+            {"quantity": "plant_power", "unit": "kW", "at": "plant-meter",
+             "device_kinds": ["outfall"],
+             "when": {"hours": "22:00-05:00", "days": ["sat"], "months": [1]}},
+            Signal(quantity="plant_power", at="plant-meter",
+                   when=Shift(begins=time(22), ends=time(5), days=frozenset({"sat"}),
+                              months=frozenset({1}))),
+        ),
+    ],
+)  # fmt: skip
+def test_a_signal_is_what_the_file_says(given: dict[str, object], expected: Signal) -> None:
+    """Durations, shares, flags and shifts become the fields of a signal."""
+    assert expected == only(**given).head.signal
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"quantity": "gas_pressure", "unit": "MPa"}, ("limit", "kPa", 1000.0)),
+        ({"quantity": "so2", "unit": "ug/m3", "when": {"days": ["sun"]}}, ("range", "ug/m3", 1)),
+        ({"quantity": "so2", "unit": "ug/m3", "stat": "mda8"}, ("average", "ug/m3", 1)),
+        (
+            {"quantity": "so2", "unit": "mg/m3/h", "stat": "rate", "window": "1m"},
+            ("rate", "ug/m3/min", 16.6666666667),
+        ),
+        ({"quantity": "so2", "unit": "h", "stat": "stuck"}, ("stuck", "s", 3600)),
+        ({"quantity": "so2", "stat": "flagged", "flags": "D"}, ("flags", "1", 1)),
+        (
+            {"quantity": "so2", "unit": "%", "stat": "share", "window": "1h", "band": [0, 1]},
+            ("share", "1", 0.01),
+        ),
+        ({"silence": {}, "unit": "min"}, ("silence", "s", 60)),
+        ({"index": "aqi-2026"}, ("index", "1", 1)),
+        (
+            {"quantity": "pm25", "unit": "%", "over": {"quantity": "pm10"}},
+            ("comparison", "1", 0.01),
+        ),
+        (
+            {"quantity": "pm25", "unit": "mg/m3", "minus": {"quantity": "pm10"}},
+            ("comparison", "ug/m3", 1000),
+        ),
+        (
+            {"quantity": "stack_so2", "unit": "g/m3 per MW",
+             "over": {"quantity": "plant_power", "at": "plant-meter"}},
+            ("comparison", "mg/m3 per kW", 1),
+        ),
+    ],
+)  # fmt: skip
+def test_limits_of_every_kind_stand_in_one_unit(
+    given: dict[str, object], expected: tuple[str, str, float]
+) -> None:
+    """A kind of rule has its unit, and limits in others are converted at load."""
+    rule = only(**given)
+
+    assert expected == (rule.kind, rule.unit, rule.limit("H").limit)
+
+
+def test_a_rule_of_one_signal_keeps_its_delays_in_the_watch() -> None:
+    """They are of the numbers, so the rule as a whole has none."""
+    rule = only(quantity="so2", unit="ug/m3", on_delay_s=1, off_delay_s=2, in_a_row=4)
+    assert isinstance(rule.condition, Leaf)
+    watch = rule.condition.watch
+
+    assert (1_000, 2_000, 4) == (watch.on_delay_ms, watch.off_delay_ms, watch.in_a_row)
+    assert (0, 0) == (rule.on_delay_ms, rule.off_delay_ms)
+
+
+@given(st.integers(1, 31 * 86_400))
+def test_a_step_divides_window_and_day(window_s: int) -> None:
+    """Whatever the window, its own step fits it, and panes of all windows meet at midnight."""
+    step_s = step_for(window_s)
+
+    assert (0, 0) == (window_s % step_s, 86_400 % step_s)
+
+
+@pytest.mark.parametrize(
+    ("window_s", "expected"), [(3_600, 300), (60, 5), (7_200, 600), (604_800, 43_200), (7, 1)]
+)
+def test_a_step_is_about_a_twelfth(window_s: int, expected: int) -> None:
+    """The nearest that fits is taken, of two the longer."""
+    assert expected == step_for(window_s)
+
+
+def test_an_unknown_rule_is_refused_with_the_nearest_name() -> None:
+    """A typing error in a rule's name is explained."""
+    with pytest.raises(DocumentError, match="did you mean 'gas-burst'"):
+        load_packs(["gas-network"]).rule("gas-brust")

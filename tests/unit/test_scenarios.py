@@ -16,6 +16,7 @@ NAMES = {
     "ceramics-night-discharge",
     "falsified-stack",
     "gas-burst",
+    "gas-burst-deaf-valve",
     "gas-slow-leak",
     "river-spill",
     "sensor-faults",
@@ -37,7 +38,7 @@ def story(**changes: Any) -> Story:
 
 
 def test_shipped() -> None:
-    """Seven scenarios are shipped."""
+    """Eight scenarios are shipped."""
     assert NAMES == set(shipped_scenarios())
 
 

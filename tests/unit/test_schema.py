@@ -26,7 +26,17 @@ from broker.messages import (
     encode,
 )
 from broker.schema import TOPICS, asyncapi, asyncapi_yaml, json_schemas
-from broker.topics import Channel, alarm_topic, clock_topic, device_topic, truth_topic
+from broker.topics import (
+    Channel,
+    action_topic,
+    alarm_topic,
+    clock_topic,
+    device_topic,
+    order_topic,
+    reply_topic,
+    request_topic,
+    truth_topic,
+)
 from city.cityfile import Address
 
 CHECKED_IN = Path(__file__).parents[2] / "docs" / "asyncapi.yaml"
@@ -51,7 +61,7 @@ EXAMPLES = (
     AlarmEvent(
         rule="pm25-high",
         event="raised",
-        state="active",
+        state="unacknowledged",
         severity="high",
         level="H",
         quantity="pm25",
@@ -175,7 +185,13 @@ def test_addresses() -> None:
     """The channels' addresses are the topics that are really built."""
     address = Address("{city}", "{district}", "{domain}", "{site}", "{device}")
     built = {device_topic(address, channel) for channel in Channel}
-    built |= {alarm_topic(address, "{rule}"), clock_topic("{city}"), truth_topic("{city}")}
+    built |= {
+        alarm_topic(address, "{rule}"),
+        action_topic(address),
+        order_topic(address, "{order}"),
+    }
+    built |= {request_topic("{city}"), reply_topic("{city}")}
+    built |= {clock_topic("{city}"), truth_topic("{city}")}
 
     assert built == {channel["address"] for channel in DOCUMENT["channels"].values()}
 
@@ -216,4 +232,4 @@ def test_retained() -> None:
         if operation["bindings"]["mqtt"]["retain"]
     }
 
-    assert {"send-status", "send-meta", "send-alarm", "send-clock"} == retained
+    assert {"send-status", "send-meta", "send-alarm", "send-order", "send-clock"} == retained

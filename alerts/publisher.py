@@ -1,0 +1,127 @@
+"""Alarm events on their topics: in order per alarm, from the archive, each once as far as possible."""
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from alerts.archive import Archive
+from broker.messages import Announcement, encode
+from broker.topics import alarm_topic
+from city.backoff import Backoff
+from city.errors import ServiceError
+
+_log = structlog.get_logger(__name__)
+
+CURSOR: Final = "mqtt"
+_WINDOW: Final = 500
+"""Events that are read at once; those of different alarms are published at the same time."""
+_IDLE_S: Final = 5.0
+_TRANSIENT: Final = (ServiceError, TimeoutError, OSError)
+
+
+class Publish(Protocol):
+    """How a message reaches the broker."""
+
+    def __call__(self, topic: str, payload: bytes, *, retain: bool) -> Awaitable[None]:
+        """Publish one message and return when the broker has it."""
+
+
+class Dispatch(msgspec.Struct, frozen=True):
+    """What one event means for its alarm's topic: payloads in order, each retained or not."""
+
+    topic: str
+    messages: tuple[tuple[bytes, bool], ...]
+
+
+def dispatch(announcement: Announcement) -> Dispatch:
+    """The event, retained until the alarm is normal; then the event, and the topic emptied."""
+    topic = alarm_topic(announcement.address, announcement.event.rule)
+    payload = encode(announcement.event)
+    if announcement.event.state != "normal":
+        return Dispatch(topic, ((payload, True),))
+    return Dispatch(topic, ((payload, False), (b"", True)))
+
+
+class Publisher:
+    """Publishes what the archive holds past its cursor, and moves the cursor.
+
+    An event of which the end of the process hides whether the broker has it is published again.
+    """
+
+    def __init__(self, archive: Archive, *, timeout_s: float = 10.0) -> None:
+        self.published = 0
+        self._archive = archive
+        self._timeout_s = timeout_s
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._in_trouble = False
+
+    def wake(self) -> None:
+        """There is something to publish."""
+        self._idle.clear()
+        self._work.set()
+
+    async def run(self, publish: Publish) -> None:
+        """Publish what comes, until cancelled; what fails or takes too long is tried again."""
+        backoff = Backoff(first_s=0.1, cap_s=5.0)
+        while True:
+            rows = await asyncio.to_thread(self._archive.after, CURSOR, _WINDOW)
+            if not rows:
+                self._idle.set()
+                await self._wait()
+            elif await self._round(publish, rows):
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.delay_s())
+
+    async def settled(self) -> None:
+        """Return when all that was recorded before the last `wake` is published."""
+        await self._idle.wait()
+
+    async def _wait(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_IDLE_S):
+                await self._work.wait()
+        self._work.clear()
+
+    async def _round(self, publish: Publish, rows: list[tuple[int, Announcement]]) -> bool:
+        """Publish these events, one of each topic at a time; False if some have to wait."""
+        by_topic: dict[str, list[tuple[int, Dispatch]]] = {}
+        for place, announcement in rows:
+            item = dispatch(announcement)
+            by_topic.setdefault(item.topic, []).append((place, item))
+        unsent = {place for place, _ in rows}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for topic, items in by_topic.items():
+                    group.create_task(self._send(publish, items, unsent), name=f"publish {topic}")
+        finally:
+            first = min(unsent, default=rows[-1][0] + 1)
+            done = max((place for place, _ in rows if place < first), default=None)
+            if done is not None:
+                await asyncio.to_thread(self._archive.settle, CURSOR, done)
+        return not unsent
+
+    async def _send(
+        self, publish: Publish, items: list[tuple[int, Dispatch]], unsent: set[int]
+    ) -> None:
+        try:
+            for place, item in items:
+                for payload, retain in item.messages:
+                    async with asyncio.timeout(self._timeout_s):
+                        await publish(item.topic, payload, retain=retain)
+                unsent.discard(place)
+                self.published += 1
+        except _TRANSIENT as error:
+            self._say_trouble(str(error) or f"no answer in {self._timeout_s:g} s")
+        else:
+            self._in_trouble = False
+
+    def _say_trouble(self, trouble: str) -> None:
+        say = _log.debug if self._in_trouble else _log.warning
+        say("alarms cannot be published, trying again", trouble=trouble)
+        self._in_trouble = True

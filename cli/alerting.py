@@ -1,0 +1,343 @@
+"""The alarm service with all who act on what it says, assembled on one MQTT session."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from alerts.actions import VALVE_UNANSWERED, ActionDesk, FollowedTime
+from alerts.archive import Archive
+from alerts.channels import open_channels
+from alerts.engine import AlarmEngine
+from alerts.gates import Change
+from alerts.mailroom import Mailroom
+from alerts.orders import Orders
+from alerts.rules import RuleSet
+from alerts.service import AlarmService
+from alerts.surroundings import Nowhere, Surroundings
+from alerts.tellingfile import TellingFile, read_telling
+from alerts.transitions import Transition
+from broker.codec import Publish
+from broker.messages import (
+    Announcement,
+    Birth,
+    ClockTick,
+    OperatorReply,
+    OperatorRequest,
+    Reply,
+    decode,
+    encode,
+)
+from broker.session import Link, Session
+from broker.topics import (
+    Channel,
+    alarm_filter,
+    alarm_topic,
+    clock_topic,
+    device_filter,
+    parse_alarm_topic,
+    parse_device_topic,
+    reply_topic,
+    request_topic,
+)
+from city.cityfile import Actions, Address, City
+from city.errors import CityEyeError, InputError, WireError
+from city.readings import ReadingBatch
+from city.settings import Settings
+from cli.directory import ARCHIVE
+from cli.surroundings import CitySurroundings
+
+_log = structlog.get_logger(__name__)
+
+_LATE_MS: Final = 2_000
+"""So long messages may overtake one another on the wire."""
+_LATE_FAST_MS: Final = 600_000
+"""The same in simulated time where that goes as fast as possible."""
+_ORDERS: Final = frozenset({"take-order", "close-order"})
+_RULES_EVERY_S: Final = 5.0
+
+RulesOf = Callable[[], RuleSet]
+
+
+class Alerting:
+    """Alarms, actions, orders and messages to people, for one city or every city on a broker.
+
+    As a consumer of ingest it is the alarm service, and the desk learns with it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        city: City | None,
+        rules: RulesOf,
+        surroundings: Surroundings,
+        telling: TellingFile | None,
+    ) -> None:
+        self._settings = settings
+        self._city = city
+        self._rules = rules
+        self._day: date | None = None
+        zone = surroundings.zone
+        self.archive = Archive(settings.data / ARCHIVE)
+        self.time = FollowedTime()
+        self._surroundings = surroundings
+        self.service = AlarmService(rules(), self._engine, self.archive)
+        self.orders = Orders(self.archive, zone)
+        policy = city.alarms.actions if city else Actions()
+        if settings.actions is not None:
+            policy = msgspec.structs.replace(policy, mode=settings.actions)
+        self.desk = ActionDesk(
+            self.archive, self.service.rules.rules, surroundings, policy,
+            orders=self.orders, time=self.time, raise_alarm=self._raise,
+        )  # fmt: skip
+        self.service.recorder.recorded.append(self.desk.offer)
+        self._telling = telling
+        self.mailroom = None
+        if telling is not None:
+            sites = {site.id: (site.name, site.name_zh) for site in city.sites} if city else {}
+            name = city.city if city else ""
+            self.mailroom = Mailroom(self.archive, telling.telling, zone, city=name, sites=sites)
+            self.service.recorder.recorded.append(lambda _: self._wake_mailroom())
+        self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue(1_000)
+        self._session: Session | None = None
+
+    @property
+    def covered(self) -> int:
+        """As the service says."""
+        return self.service.covered
+
+    def learn(self, address: Address, birth: Birth) -> None:
+        """Take note of what a device is."""
+        self.service.learn(address, birth)
+        self.desk.learn(address, birth)
+
+    def consume(self, batch: ReadingBatch) -> list[Announcement]:
+        """Evaluate readings."""
+        return list(self.service.consume(batch))
+
+    def committed(self, number: int, *, replaying: bool) -> None:
+        """What was consumed may be seen."""
+        self.service.committed(number, replaying=replaying)
+
+    def subscriptions(self) -> list[tuple[str, int]]:
+        """What the session listens to."""
+        name = self._city.city if self._city else "+"
+        topics = (
+            alarm_filter(name), request_topic(name), device_filter(Channel.REPLY, name),
+            clock_topic(name),
+        )  # fmt: skip
+        return [(topic, 1) for topic in topics]
+
+    def receive(self, link: Link, messages: list[Publish]) -> None:
+        """Take what comes on the session."""
+        for message in messages:
+            try:
+                self._take(message)
+            except (WireError, UnicodeDecodeError) as error:
+                _log.warning("message not understood", why=str(error))
+            except asyncio.QueueFull:
+                _log.warning("too many requests at once; this one is not answered")
+        link.acknowledge([message.mid for message in messages if message.mid])
+
+    async def run(self, session: Session) -> None:
+        """Work until cancelled."""
+        self._session = session
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.service.run(session.publish), name="alarms")
+            tasks.create_task(self.desk.run(session.publish), name="actions")
+            tasks.create_task(self.service.keep_time(self._clock), name="alarm time")
+            tasks.create_task(self._follow_law(), name="rules in force")
+            tasks.create_task(self._answer_all(), name="requests")
+            if self.mailroom is not None and self._telling is not None:
+                name = self._city.city if self._city else "all"
+                channels = open_channels(self._telling, name, session.publish)
+                telling = self.mailroom.run(channels, lambda: self.service.reached)
+                tasks.create_task(telling, name="mailroom")
+
+    def reload_soon(self) -> None:
+        """Read the rule files again, as soon as possible; for a signal."""
+        with suppress(asyncio.QueueFull):
+            self._work.put_nowait(self._reload_by_signal())
+
+    async def flush(self, *, timeout_s: float) -> bool:
+        """Wait until all is recorded, published and told; False if that takes too long."""
+        done = await self.service.flush(timeout_s=timeout_s)
+        if self.mailroom is not None:
+            await self.mailroom.tick(self.service.reached)
+            done = await self.mailroom.flush(timeout_s=timeout_s) and done
+        return done
+
+    def close(self) -> None:
+        """Let go of the archive."""
+        self.archive.close()
+
+    def begin(self, newest: int, *, begins_ms: int | None) -> None:
+        """Take up what an earlier run left, if it is of this time."""
+        self._day = None if begins_ms is None else _day(begins_ms)
+        if self._day is not None:
+            self.service.use(self._rules().on(self._day))
+        self.service.begin(newest, begins_ms=begins_ms)
+        self.desk.use(self.service.rules.rules)
+
+    def _engine(self, rules: RuleSet) -> AlarmEngine:
+        return AlarmEngine(
+            rules,
+            self._surroundings,
+            operators=self._settings.operators,
+            reported=(VALVE_UNANSWERED,),
+        )
+
+    def _wake_mailroom(self) -> None:
+        if self.mailroom is not None:
+            self.mailroom.wake()
+
+    def _take(self, message: Publish) -> None:
+        topic = message.topic.decode()
+        last = topic.rpartition("/")[2]
+        if topic.endswith("/operator/request"):
+            request = decode(OperatorRequest, message.payload)
+            if not message.retain:
+                self._work.put_nowait(self._answer(topic.split("/")[2], request))
+        elif last == Channel.REPLY:
+            address, _ = parse_device_topic(topic)
+            self.desk.hear(address, decode(Reply, message.payload))
+        elif last == "clock":
+            self._learn_clock(decode(ClockTick, message.payload))
+        elif message.retain and message.payload:
+            self._compare(topic)
+
+    def _learn_clock(self, tick: ClockTick) -> None:
+        before = self.time.speed
+        self.time.learn(tick)
+        if self.time.speed != before:
+            late_ms = _LATE_FAST_MS
+            if tick.speed:
+                late_ms = round(min(_LATE_FAST_MS, _LATE_MS * max(1.0, tick.speed)))
+            self._work.put_nowait(self.service.allow_late(late_ms))
+
+    def _compare(self, topic: str) -> None:
+        """Empty the topic of an alarm that the book does not know: it is of another run."""
+        address, rule = parse_alarm_topic(topic)
+        standing = self.service.standing()
+        if topic not in {alarm_topic(one.address, one.event.rule) for one in standing}:
+            _log.debug("alarm removed, it is of another run", at=str(address), rule=rule)
+            self._work.put_nowait(self._publish(topic, b"", retain=True))
+
+    async def _publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        if self._session is not None:
+            await self._session.publish(topic, payload, retain=retain)
+
+    async def _answer_all(self) -> None:
+        while True:
+            work = await self._work.get()
+            try:
+                await work
+            except CityEyeError as error:
+                _log.warning("request not carried out", why=str(error))
+
+    async def _answer(self, city: str, request: OperatorRequest) -> None:
+        reply = await self._carried_out(request)
+        await self._publish(reply_topic(city), encode(reply), retain=False)
+
+    async def _carried_out(self, request: OperatorRequest) -> OperatorReply:
+        ts = max(0, self.service.engine.now)
+        if request.action in _ORDERS:
+            return await asyncio.to_thread(self._orders_handled, request, ts)
+        if request.action != "reload":
+            return await self.service.request(request)
+        try:
+            count = await self._reload()
+        except InputError as error:
+            refused = f"refused, the rules stay as they are: {error}"
+            return OperatorReply(id=request.id, ok=False, ts=ts, detail=refused)
+        return OperatorReply(id=request.id, ok=True, ts=ts, detail=f"{count} rules are at work")
+
+    def _orders_handled(self, request: OperatorRequest, ts: int) -> OperatorReply:
+        reply = self.orders.handle(request, ts)
+        self.desk.order_changed()
+        return reply
+
+    async def _reload_by_signal(self) -> None:
+        try:
+            count = await self._reload()
+        except InputError as error:
+            _log.error("the rules stay as they are: the new ones are wrong", why=str(error))
+        else:
+            _log.info("rules read again", rules=count)
+
+    async def _reload(self) -> int:
+        """Watch by what the rule files say now; returns how many rules that are."""
+        rules = await asyncio.to_thread(self._rules)
+        if self._day is not None:
+            rules = rules.on(self._day)
+        await self.service.reload(rules)
+        self.desk.use(rules.rules)
+        return len(rules.rules)
+
+    async def _follow_law(self) -> None:
+        """Change to the rules in force when the city's day changes."""
+        while True:
+            await asyncio.sleep(_RULES_EVERY_S)
+            now = self.service.engine.now
+            if now <= 0 or _day(now) == self._day:
+                continue
+            self._day = _day(now)
+            rules = self._rules().on(self._day)
+            if rules != self.service.rules:
+                _log.info("other rules are in force from today", day=str(self._day))
+                await self.service.reload(rules)
+                self.desk.use(rules.rules)
+
+    def _clock(self) -> int | None:
+        """The city's time for what is due without a reading: where time has the speed of the wall.
+
+        Elsewhere the readings say what time it is.
+        """
+        return self.time.now_ms() - _LATE_MS if self.time.speed == 1.0 else None
+
+    def _raise(self, rule_id: str, address: Address, ts: int, value: float) -> None:
+        """An alarm that no reading raises."""
+        rule = VALVE_UNANSWERED
+        happening = Change("raised" if value else "cleared", "H", ts)
+        transition = Transition(
+            rule=rule, address=address, change=happening, ts=ts, quantity=rule_id, value=value,
+            limit=rule.limits[0].limit, unit=rule.unit,
+        )  # fmt: skip
+        self._work.put_nowait(self.service.report(transition))
+
+
+@asynccontextmanager
+async def alerting(
+    settings: Settings, city: City | None, rules: RulesOf
+) -> AsyncIterator[Alerting]:
+    """The alarm part, made but not working yet; SIGHUP has it read its rules again.
+
+    Raises:
+        InputError: The rules, the telling file or the gas network is wrong.
+        ServiceError: The archive cannot be used.
+    """
+    telling = read_telling(Path(settings.telling)) if settings.telling else None
+    surroundings: Surroundings = Nowhere()
+    if city is not None:
+        surroundings = CitySurroundings(city)
+        await surroundings.prepare()
+    working = await asyncio.to_thread(Alerting, settings, city, rules, surroundings, telling)
+    loop = asyncio.get_running_loop()
+    with suppress(NotImplementedError, RuntimeError):
+        loop.add_signal_handler(signal.SIGHUP, working.reload_soon)
+    try:
+        yield working
+    finally:
+        with suppress(NotImplementedError, RuntimeError):
+            loop.remove_signal_handler(signal.SIGHUP)
+        working.close()
+
+
+def _day(ts: int) -> date:
+    return datetime.fromtimestamp(ts / 1000, UTC).date()
