@@ -341,7 +341,8 @@ class ActionDesk:
         The higher alarm comes first: after a crash in between it comes again, but never not at all.
         """
         deed, now_ms = errand.deed, self._time.now_ms() if ts is None else ts
-        if deed.action == CLOSE_VALVE and step in {"unanswered", "refused"}:
+        fails = deed.action == CLOSE_VALVE and step in {"unanswered", "refused"}
+        if fails and deed.target not in self._disobedient:
             self._disobedient.add(deed.target)
             self._raise_alarm(VALVE_UNANSWERED.id, deed.target, now_ms, 1.0)
         await _durably(partial(self._write, deed, step, now_ms, detail))

@@ -9,7 +9,7 @@ event makes due in the same transaction that moves its cursor past that event.
 import fcntl
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Lock, RLock
 from typing import IO, Any, Final
@@ -208,20 +208,8 @@ class Archive:
         Raises:
             InputError: The pattern has not three parts.
         """
-        names = pattern.split("/")
-        if len(names) != 3:  # noqa: PLR2004 - site, device and rule
-            raise InputError(f"{pattern!r} names no alarms; write site/device/rule, * for any")
-        rows = self.rows(
-            f"SELECT {_EVENT} FROM events WHERE ts >= ? AND ts < ? AND site GLOB ? "
-            "AND device GLOB ? AND rule GLOB ? ORDER BY ts DESC, id DESC LIMIT ?",
-            (
-                -_ALL if since_ms is None else since_ms,
-                _ALL if until_ms is None else until_ms,
-                *names,
-                limit,
-            ),
-        )
-        return [_announcement(row) for row in rows]
+        question, values = _history(since_ms, until_ms, pattern, limit)
+        return [_announcement(row) for row in self.rows(question, values)]
 
     def close(self) -> None:
         """Close the file and let go of it."""
@@ -254,6 +242,35 @@ class Archive:
             except sqlite3.Error as error:
                 remedy = _MAKE_ROOM if "full" in str(error) else _LOOK
                 raise ArchiveError(f"{self.path}: {error}; {remedy}") from error
+
+
+def read_history(path: Path, *, pattern: str = "*/*/*", limit: int = 1000) -> list[Announcement]:
+    """The newest events of the alarms that fit, newest first, of an archive that is in use or not.
+
+    Raises:
+        ArchiveError: There is no archive at `path`, or it cannot be read.
+        InputError: The pattern has not three parts.
+    """
+    question, values = _history(None, None, pattern, limit)
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return [_announcement(row) for row in db.execute(question, values)]
+    except sqlite3.Error as error:
+        raise ArchiveError(f"{path}: cannot be read: {error}; {_LOOK}") from error
+
+
+def _history(
+    since_ms: int | None, until_ms: int | None, pattern: str, limit: int
+) -> tuple[str, tuple[Any, ...]]:
+    names = pattern.split("/")
+    if len(names) != 3:  # noqa: PLR2004 - site, device and rule
+        raise InputError(f"{pattern!r} names no alarms; write site/device/rule, * for any")
+    question = (
+        f"SELECT {_EVENT} FROM events WHERE ts >= ? AND ts < ? AND site GLOB ? "
+        "AND device GLOB ? AND rule GLOB ? ORDER BY ts DESC, id DESC LIMIT ?"
+    )
+    since = -_ALL if since_ms is None else since_ms
+    return question, (since, _ALL if until_ms is None else until_ms, *names, limit)
 
 
 def _own(path: Path) -> IO[str]:

@@ -23,8 +23,10 @@ class Evidence(msgspec.Struct, frozen=True):
     """The number that last made a leaf hold, and its limit."""
 
     ts: int
+    quantity: str
     value: float
     limit: float
+    unit: str
 
 
 class _Pending(NamedTuple):
@@ -158,21 +160,26 @@ class Composites:
         key = (target, rule.id)
         if holds:
             shown = self._evidence.get((rule.head.id, target)) or evidence
-            shown = shown or next(self._found(rule, target), Evidence(ts, 0.0, 0.0))
+            shown = shown or next(self._found(rule, target), self._nothing(rule, ts))
             shown = self._holding[key] = replace(shown, ts=ts)
         else:
             shown = self._holding.pop(key)
-        head = rule.head
         change = Change("raised" if holds else "cleared", "H", shown.ts)
         return Transition(
             rule=rule, address=target, change=change, ts=ts, value=shown.value, limit=shown.limit,
-            quantity=head.signal.name, unit=head.unit,
+            quantity=shown.quantity, unit=shown.unit,
         )  # fmt: skip
+
+    @staticmethod
+    def _nothing(rule: Rule, ts: int) -> Evidence:
+        """The evidence of a rule that holds because nothing speaks against it."""
+        head = rule.head
+        return Evidence(ts, head.signal.name, 0.0, 0.0, head.unit)
 
     def _found(self, rule: Rule, target: Address) -> Iterator[Evidence]:
         """The evidence of the rule's leaves in the neighbourhood of a device."""
         for leaf in rule.leaves:
-            for address in sorted(self._near(leaf, target, _scope(rule.condition))):
+            for address in sorted(self._near(leaf, target, _widest(rule.condition))):
                 evidence = self._evidence.get((leaf.id, address))
                 if evidence is not None:
                     yield evidence
@@ -208,8 +215,10 @@ class Composites:
         """Where a rule has to be judged again when a leaf of it changes at a device."""
         if isinstance(rule.condition, Count):
             return [self._representative(address, rule.condition.within)]
-        scope = _scope(rule.condition)
-        return [address] if scope == "device" else sorted(self._near(rule.head, address, scope))
+        reached = {address} & self._watched[rule.head.id]
+        for scope in set(_scopes(rule.condition)) - {"device"}:
+            reached |= self._near(rule.head, address, scope)
+        return sorted(reached)
 
     def _representative(self, address: Address, within: Group) -> Address:
         """The address that stands for the place around a device."""
@@ -235,7 +244,7 @@ class Composites:
         return f"{district}/{address.site}"
 
 
-def _scope(condition: Condition) -> Group:
+def _widest(condition: Condition) -> Group:
     """The widest place that the condition looks at."""
     return max(_scopes(condition), key=_NARROW_TO_WIDE.index)
 

@@ -293,7 +293,8 @@ class AlarmEngine:
         limit = number.value if leaf.signal.stat == "silence" else bound.limit
         if rule.is_composite:
             gone = change.event == "cleared"
-            evidence = None if gone else Evidence(number.ts, number.value, limit)
+            name, unit = leaf.signal.name, leaf.unit
+            evidence = None if gone else Evidence(number.ts, name, number.value, limit, unit)
             transitions = self._composites.change(rule, leaf, address, evidence, number.ts)
         else:
             transitions = [

@@ -103,10 +103,9 @@ class Visits(msgspec.Struct, frozen=True):
         count = np.cumsum(step)
         begin = np.flatnonzero(self.first)
         lengths = np.diff(np.append(begin, len(count)))
-        turn = count - np.repeat(count[begin] - step[begin], lengths)
+        turn = count - np.repeat(count[begin], lengths)
         order = np.argsort(turn, kind="stable")
-        split = np.split(order, np.cumsum(np.bincount(turn))[:-1])
-        return [turn for turn in split if len(turn)]
+        return np.split(order, np.cumsum(np.bincount(turn))[:-1])
 
 
 class Slots:

@@ -13,7 +13,18 @@ import uvloop
 
 from city.errors import CityEyeError
 from city.settings import Settings, resolve
-from cli import check, commands, console, doctor, generate, options, replay, scenarios
+from cli import (
+    backtest,
+    check,
+    commands,
+    console,
+    doctor,
+    generate,
+    options,
+    replay,
+    rulebook,
+    scenarios,
+)
 from cli.logs import start_logging
 from cli.summary import Outcome
 
@@ -27,7 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(console.alarms_app, name="alarms", no_args_is_help=True)
 app.add_typer(console.orders_app, name="orders", no_args_is_help=True)
-app.add_typer(console.rules_app, name="rules", no_args_is_help=True)
+app.add_typer(rulebook.rules_app, name="rules", no_args_is_help=True)
 
 _INTERRUPTED = 130
 
@@ -66,6 +77,9 @@ def run(
     store: options.Store = None,
     data: options.Data = None,
     rules: options.Rules = None,
+    telling: options.Telling = None,
+    actions: options.Actions = None,
+    operators: options.Operators = None,
     patience_s: options.Patience = None,
     drain_s: options.Drain = None,
     spool_max_mb: options.SpoolMax = None,
@@ -124,6 +138,9 @@ def ingest(
     store: options.Store = None,
     data: options.Data = None,
     rules: options.Rules = None,
+    telling: options.Telling = None,
+    actions: options.Actions = None,
+    operators: options.Operators = None,
     patience_s: options.Patience = None,
     drain_s: options.Drain = None,
     spool_max_mb: options.SpoolMax = None,
@@ -143,6 +160,7 @@ def ingest(
     _finish(commands.ingest(settings, every_city=every_city), as_json=json)
 
 
+rulebook.rules_app.command("test", epilog=options.EPILOG)(backtest.command)
 app.command("generate", epilog=options.EPILOG)(generate.command)
 app.command("replay", epilog=options.EPILOG)(replay.command)
 

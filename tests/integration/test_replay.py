@@ -122,7 +122,9 @@ async def main():
     receiver = Receiver(distance_s=0.001)
     service = IngestService(spool=spool, store=Store(), consumers=[chain], receiver=receiver)
     running = asyncio.create_task(service.run(Broker()))
-    while chain.state["count"] < total and not running.done():
+    for _ in range(2000):
+        if chain.state["count"] >= total or running.done():
+            break
         await asyncio.sleep(0.01)
     print(json.dumps(["done", chain.state, service.consumer_failures, spool.newest]), flush=True)
     os._exit(0)

@@ -264,6 +264,16 @@ async def test_unanswered(station: Station, until: Until) -> None:
     assert [("valve-unanswered", VALVE, NOW, 1.0)] == station.raised
 
 
+async def test_one_higher_alarm(station: Station, until: Until) -> None:
+    """However many alarms tell a dumb valve to close, the higher alarm is raised once."""
+    async with station.desk() as desk:
+        station.happens(desk, alarm(), alarm(VALVE))
+        await until(lambda: "unanswered" in station.wire.said())
+        await until(lambda: "unanswered" in station.wire.said(VALVE))
+
+    assert [("valve-unanswered", VALVE, NOW, 1.0)] == station.raised
+
+
 async def test_order_changed(station: Station, until: Until) -> None:
     """What a person makes of an order is told at once, from whichever thread it comes."""
     async with station.desk("repair_order") as desk:
@@ -291,6 +301,7 @@ async def test_late(station: Station, until: Until) -> None:
         await until(lambda: "unanswered" in station.wire.said())
         desk.hear(VALVE, Reply(id=f"{NAME}#1-foundry/valve-1-1", ok=True, ts=NOW + 77))
         await until(lambda: "closed" in station.wire.orders()[-1].valves.values())
+        await until(lambda: station.wire.said().count("done") == 2)
 
     assert [(1.0, NOW), (0.0, NOW + 77)] == [(value, ts) for _, _, ts, value in station.raised]
     assert ["sent", "retried", "unanswered", "done"] == [

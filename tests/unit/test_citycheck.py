@@ -328,4 +328,4 @@ def test_deafness_is_not_drawn() -> None:
 
     assert says in problem(content(event("deaf", "park/aq-1", quantity="pm25")))
     assert problem(content(rates={"deaf": 1.0})).startswith("rates.deaf: 'deaf' is no instrument")
-    assert 1 == len(check(content(event("deaf", "works"), event("silence", "works"))).events)
+    assert 2 == len(check(content(event("deaf", "works"), event("silence", "works"))).events)

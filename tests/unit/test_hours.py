@@ -254,6 +254,15 @@ def test_mda8_is_of_windows_within_the_day() -> None:
     assert [80.0, 10.0] == got
 
 
+@pytest.mark.parametrize(("hours", "expected"), [(19, [50.0]), (18, [])])
+def test_mda8_needs_14_means(hours: int, expected: list[float]) -> None:
+    """Readings until 19 h make 14 valid 8-hour means, until 18 h only 13."""
+    readings = [*regular(hours, 50.0), (0, START + 40 * HOUR, 1.0)]
+    got = [each for _, out, _, each in told(watching("UTC"), readings) if out == 4]
+
+    assert expected == got
+
+
 @pytest.mark.parametrize(("value", "expected"), [(101.0, [101.0]), (100.0, [])])
 def test_mda8_of_half_a_day(value: float, expected: list[float]) -> None:
     """Of fewer than 14 valid means the largest counts only if it exceeds the lowest limit."""

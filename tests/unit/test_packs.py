@@ -4,6 +4,7 @@ import pytest
 
 from alerts.gates import Level
 from alerts.rules import Leaf, Rule, RuleSet, Suppressor, load_packs, shipped_packs
+from broker.messages import Severity
 from city.kinds import DEVICE_KINDS, PLANT_KINDS, PlantKind
 from city.quantities import QUANTITIES
 
@@ -63,6 +64,7 @@ FIGURES: list[Figure] = [
     # water
     ("river-class", "index", "", "H", 3, "1", "GB 3838-2002", "B"),
     ("river-class", "index", "", "HH", 5, "1", "GB 3838-2002", "B"),
+    ("ammonia_n", "value", "", "H", 1, "mg/L", "Engineering default", "D"),
     # gas
     ("gas_pressure", "rate", "", "H", -80, "kPa/min", "Engineering default", "D"),
     ("ph", "hour", "", "L", 6, "pH", "GB 3838-2002", "B"),
@@ -107,7 +109,7 @@ FIGURES: list[Figure] = [
 ]
 RULES: RuleSet = load_packs(shipped_packs())
 DAY = date(2026, 6, 1)
-AT_MOST = {"critical": 0.05, "high": 0.05, "medium": 0.25}
+AT_MOST: dict[Severity, float] = {"critical": 0.05, "high": 0.05, "medium": 0.25}
 """The part of all limits of the usual packs that may have such a severity."""
 
 
@@ -198,7 +200,7 @@ def test_a_rule_stands_in_the_canonical_unit(leaf: Leaf) -> None:
 
 
 @pytest.mark.parametrize(("severity", "at_most"), AT_MOST.items())
-def test_few_limits_are_urgent(severity: str, at_most: float) -> None:
+def test_few_limits_are_urgent(severity: Severity, at_most: float) -> None:
     """Most alarms need no hurry; where everything is urgent, nothing is."""
     severities = [limit.severity for rule in load_packs().rules for limit in rule.limits]
 

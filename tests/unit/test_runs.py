@@ -288,6 +288,17 @@ def test_a_signal_that_is_included_later_knows_nothing_of_before() -> None:
     assert [] == taken(operator, readings(1, start=1))
 
 
+def test_a_series_is_told_only_the_signals_that_it_has() -> None:
+    """A flag that counts for another series is not told, nor remembered over a restart."""
+    before = a_mark([0], MARKS[:1])
+    before.include(1, MARKS[1], 11, 60_000)
+    assert [] == taken(before, [(1, *readings(1, flag=Flag.D)[0][1:])])
+
+    operator = a_mark([0, 1], MARKS[:2])
+    operator.restore(before.capture())
+    assert [] == taken(operator, [(1, *readings(1, start=1)[0][1:])])
+
+
 def test_an_excluded_signal_is_made_no_more() -> None:
     """Excluding one signal leaves the others of its series alone."""
     operator = a_mark([0], MARKS[:3])
