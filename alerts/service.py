@@ -200,6 +200,11 @@ class AlarmService:
         if not replaying and time.monotonic() >= self._next_snapshot_s:
             self._snapshot()
 
+    def cover(self) -> None:
+        """Make a state durable soon: ingest cannot keep what is not covered much longer."""
+        if self.recorder.covered < self._committed and not self._open:
+            self._snapshot()
+
     async def request(self, request: OperatorRequest) -> OperatorReply:
         """Do what a person asks for, if it can be done, and say what became of it.
 
@@ -308,7 +313,12 @@ class AlarmService:
         self.recorder.put(Input(self._committed, msgspec.msgpack.encode(body)))
 
     def _snapshot(self) -> None:
-        """Capture the state as it is now; the rest happens in the recorder's thread."""
+        """Capture the state as it is now; the rest happens in the recorder's thread.
+
+        Not before everything that came before it has been handed in again after a restart.
+        """
+        if self._inputs:
+            return
         began_s = time.monotonic()
         captured = self._engine.capture()
         self.recorder.put(State(self._committed, lambda: self._packed(captured, began_s)))

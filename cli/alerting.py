@@ -173,6 +173,17 @@ class Alerting:
             done = await self.mailroom.flush(timeout_s=timeout_s) and done
         return done
 
+    def cover(self) -> None:
+        """Make a state durable soon."""
+        self.service.cover()
+
+    def figures(self) -> dict[str, float | int]:
+        """The figures of alarm management that are numbers, for the store."""
+        figures: dict[str, Any] = msgspec.to_builtins(self.service.engine.figures())
+        priorities = figures.pop("priorities")
+        numbers = {name: value for name, value in figures.items() if name != "worst"}
+        return numbers | {f"share_{name}": float(value) for name, value in priorities.items()}
+
     def close(self) -> None:
         """Let go of the archive."""
         self.archive.close()

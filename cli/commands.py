@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from broker.choice import BrokerAddress, RunningBroker, parse_broker, running_broker
+from broker.messages import TruthRecord
 from city.cityfile import City, load_city
 from city.clock import wall_ms
 from city.settings import Settings
@@ -20,7 +21,8 @@ from cli.live import View
 from cli.scenarios import playing
 from cli.simulating import Simulating, simulating
 from cli.stopping import Stop
-from cli.summary import Outcome, ingested, simulated
+from cli.summary import Outcome, acted, ingested, simulated
+from sensors.truth import scripted_records
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +51,7 @@ async def run(settings: Settings) -> Outcome:
                     done = await ingest.finish(settings, expected=sim.fleet.acknowledged)
             figures = {"broker": broker.name} | {"store": ingest.service.store_name}
             figures |= simulated(sim, settings) | ingested(ingest)
+            figures |= await asyncio.to_thread(acted, ingest, begins_ms, _causes(sim))
             ledger = ingest.service.ledger()
             complete = acknowledged and done and ledger.balanced and not ledger.pending
             complete = complete and not sim.fleet.dropped
@@ -81,6 +84,7 @@ async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
     stop = Stop()
     city = None if every_city else load_city(settings.city)
     rules_of(settings, city)
+    began_ms = wall_ms()
     with reserved(settings.data):
         async with (
             _broker(settings) as broker,
@@ -95,6 +99,7 @@ async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
                     done = await running.finish(settings)
             figures = {"broker": broker.name} | {"store": running.service.store_name}
             figures |= {"devices": running.service.intake.devices} | ingested(running)
+            figures |= await asyncio.to_thread(acted, running, began_ms)
             complete = done and running.service.ledger().balanced
     return Outcome(figures, complete, closing=_closing(complete=complete))
 
@@ -125,6 +130,13 @@ def _closing(*, complete: bool) -> str:
     if complete:
         return "Every message is accounted for."
     return "Not every message is accounted for: the log above says what is missing."
+
+
+def _causes(sim: Simulating) -> tuple[TruthRecord, ...]:
+    """The scripted events of the world that have begun."""
+    now_ms = sim.clock.start_ms + sim.fleet.simulated_ms
+    records = scripted_records(sim.city, sim.clock.start_ms)
+    return tuple(one for one in records if one.layer == "world" and one.start <= now_ms)
 
 
 def _title(city: City) -> str:

@@ -13,10 +13,12 @@ from broker.choice import RunningBroker, tls_context
 from broker.session import Session
 from city.backoff import Backoff
 from city.cityfile import City
+from city.clock import wall_ms
 from city.errors import StoreUnavailable
 from city.settings import Settings
 from cli.alerting import Alerting, alerting
 from cli.earlier import FreshIntake
+from ingest.points import figures_point
 from ingest.service import IngestService, subscriptions
 from ingest.spool import Spool
 from ingest.store import Store
@@ -83,6 +85,7 @@ async def ingesting(
             store=store,
             consumers=[alarms],
             intake=FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms),
+            figures=lambda: [figures_point("alarms", alarms.figures(), ts=wall_ms())],
         )
         who = city.city if city else "all"
         session = Session(

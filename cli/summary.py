@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from broker.messages import TruthRecord
 from city.settings import Settings
 from cli.ingesting import Ingesting
 from cli.simulating import Simulating
+from cli.timeline import actions, timeline, told
 
 
 class Outcome(msgspec.Struct):
@@ -70,6 +72,17 @@ def _latency(value: dict[str, float]) -> str:
     )
 
 
+def _alarm_figures(value: dict[str, Any]) -> str:
+    """The figures of alarm management that people ask for first."""
+    worst = ", ".join(f"{name} {count}" for name, count in value["worst"][:3])
+    return (
+        f"{value['annunciated']} told, {value['operator_day']:g} per operator and day, "
+        f"{value['operator_10min_peak']:g} in the worst 10 minutes, {value['flood_share']:.0%} of "
+        f"the time in flood, {value['chattering']} shelved for chattering"
+        + (f"; worst: {worst}" if worst else "")
+    )
+
+
 _WORDS: Final = {"simulated_s": "simulated", "late_ms_max": "sent late", "latency_ms": "latency"}
 """What a figure is called for people, where its name for programs is no word."""
 
@@ -79,8 +92,23 @@ _SENTENCES: Final[dict[str, Callable[[Any], str]]] = {
     "late_ms_max": lambda value: f"by {value:,.0f} ms at most",
     "ledger": _ledger,
     "latency_ms": lambda value: f"{_latency(value)} ms after arrival",
+    "alarm_figures": _alarm_figures,
+    "timeline": told,
 }
 """How a figure is said, where it is more than a number or a word."""
+
+
+def acted(
+    ingesting: Ingesting, since_ms: int, truths: tuple[TruthRecord, ...] = ()
+) -> dict[str, Any]:
+    """What alarms did since an instant, and how it came to that; reads the archive."""
+    alarms = ingesting.alarms
+    orders = [order for order in alarms.orders.find() if order.opened >= since_ms]
+    return {
+        "actions": actions(alarms, since_ms),
+        "orders": len(orders),
+        "timeline": timeline(alarms, since_ms, truths),
+    }
 
 
 def simulated(simulating: Simulating, settings: Settings) -> dict[str, Any]:
@@ -114,7 +142,9 @@ def ingested(ingesting: Ingesting) -> dict[str, Any]:
             "eased": counts.eased,
             "cleared": counts.cleared,
             "standing": counts.standing,
+            "unacknowledged": counts.unacknowledged,
         },
+        "alarm_figures": msgspec.to_builtins(ingesting.alarms.service.engine.figures()),
         "ledger": msgspec.to_builtins(service.ledger()),
         "latency_ms": {
             "acknowledged_p50": service.accepted_us.get_value_at_percentile(50) / 1000,

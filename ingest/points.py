@@ -1,5 +1,7 @@
 """How what is not telemetry looks in the store: alarm events and the service's own figures."""
 
+from collections.abc import Mapping
+
 from broker.messages import Announcement
 from ingest.ledger import Ledger
 from ingest.store import Point, PointKey
@@ -63,3 +65,10 @@ def ledger_point(ledger: Ledger, *, ts: int) -> Point:
         "pending": ledger.pending,
     }
     return Point(PointKey("cityeye", (("part", "ledger"),)), ts, {}, counts, {})
+
+
+def figures_point(part: str, figures: Mapping[str, float | int], *, ts: int) -> Point:
+    """A part's figures as a point of measurement `cityeye`; `ts` is on the wall clock."""
+    counts = {name: value for name, value in figures.items() if isinstance(value, int)}
+    values = {name: float(value) for name, value in figures.items() if name not in counts}
+    return Point(PointKey("cityeye", (("part", part),)), ts, values, counts, {})

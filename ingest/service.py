@@ -60,7 +60,9 @@ class IngestService:
         consumers: Sequence[Consumer] = (),
         intake: Intake | None = None,
         receiver: Receiver | None = None,
+        figures: Callable[[], Sequence[Point]] = tuple,
     ) -> None:
+        """`figures` are more points to store with the ledger, now and then."""
         self.receiver = receiver or Receiver()
         self.intake = intake or Intake()
         self.started = spool.ledger()
@@ -71,6 +73,7 @@ class IngestService:
         self.holding: str | None = None
         """Why messages are not acknowledged at the moment, if so."""
         self._session: Session | None = None
+        self._figures = figures
         self._spool = spool
         self._store = store
         self._consumers = Consumers(consumers, spool)
@@ -237,10 +240,10 @@ class IngestService:
         """Store the ledger now and then, beside the readings that it counts."""
         while True:
             await asyncio.sleep(_LEDGER_EVERY_S)
-            point = ledger_point(self._spool.ledger(), ts=wall_ms())
             if self.holding is None:
-                number = await self._append(Group([], [point]))
-                self.writer.offer(number, [point], 0)
+                points = [ledger_point(self._spool.ledger(), ts=wall_ms()), *self._figures()]
+                number = await self._append(Group([], points))
+                self.writer.offer(number, points, 0)
 
     async def _in_spool_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

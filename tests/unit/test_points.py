@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from broker.messages import AlarmEvent, Announcement
 from city.cityfile import Address
 from ingest.ledger import Ledger
-from ingest.points import alarm_point, ledger_point
+from ingest.points import alarm_point, figures_point, ledger_point
 from ingest.store import Point, PointKey
 
 T0 = 1_795_413_600_000
@@ -92,3 +92,10 @@ def test_every_point_keeps_the_rules_of_a_store(point: Point) -> None:
 
     assert sorted(point.key.tags) == list(point.key.tags)
     assert len(set(names)) == len(names) > 0
+
+
+def test_figures_as_a_point() -> None:
+    """A part's figures are fields of `cityeye`, whole numbers as such."""
+    point = figures_point("alarms", {"standing": 3, "flood_share": 0.5}, ts=T0)
+
+    assert ({"standing": 3}, {"flood_share": 0.5}) == (point.counts, point.values)
