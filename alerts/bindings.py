@@ -157,10 +157,14 @@ class Bindings:
         return self._bind(address) if address in self._series_of else []
 
     def hear(
-        self, row: NDArray[np.int64], device: NDArray[np.int64], ts: NDArray[np.int64]
+        self,
+        row: NDArray[np.int64],
+        device: NDArray[np.int64],
+        ts: NDArray[np.int64],
+        reached: NDArray[np.int64],
     ) -> list[Derived]:
         """Note that the devices speak; who falls silent, and who is heard again."""
-        return [silence.take(row, device, ts) for silence in self._silences.values()]
+        return [silence.take(row, device, ts, reached) for silence in self._silences.values()]
 
     def advance(self, now: int) -> list[Derived]:
         """Who falls silent when it is `now`."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from alerts.bindings import Bindings
 from alerts.book import AlarmBook
+from alerts.citytime import CityTime
 from alerts.composites import Composites, Evidence
 from alerts.figures import AlarmFigures
 from alerts.gates import Change, standing, step
@@ -74,13 +75,14 @@ class AlarmEngine:
         self.book = AlarmBook(everything, self._surroundings, operators=operators)
         self._last = np.empty(0, dtype=np.int64)
         self._last_any = np.empty(0, dtype=np.int64)
+        self._time = CityTime()
         self._now = _LONG_AGO
         self._foreign: SeriesTable | None = None
         self._own = np.empty(0, dtype=np.int64)
 
     @property
     def now(self) -> int:
-        """The newest instant of measurement seen, or told by `advance`; what the city's time is."""
+        """The city's time, by what its devices say or `advance` was told."""
         return self._now
 
     @property
@@ -110,7 +112,8 @@ class AlarmEngine:
         series = self._numbered(batch)
         row = np.arange(len(series))
         device = self._bindings.device_of.take(series)
-        heard = self._bindings.hear(row, device, batch.ts)
+        reached = self._time.hear(device, batch.ts)
+        heard = self._bindings.hear(row, device, batch.ts, reached)
         arrived = Arrived(row, series, batch.ts, batch.value, batch.flag)
         counted = arrived
         if arrived.flag.any():
@@ -120,11 +123,10 @@ class AlarmEngine:
             arrived = _in_order(arrived, self._last_any)
         made = [*heard, *self._bindings.take(arrived, counted)]
         numbers = self._numbers(counted, made)
-        until = max(self._now, int(batch.ts.max()))
+        until = self._time.now
         if not numbers and until < self.due:
             self._now = until
             return []
-        reached = np.maximum.accumulate(np.maximum(batch.ts, self._now))
         found: list[Announcement] = []
         for number in numbers:
             found += self._advanced(int(reached[number.row]))
@@ -136,6 +138,7 @@ class AlarmEngine:
         """What is due up to `now`, though no reading came."""
         if now <= self._now:
             return []
+        self._time.advance(now)
         found: list[Announcement] = []
         made = self._bindings.advance(now)
         for number in sorted(self._noisy(made), key=lambda number: number.ts):
@@ -167,6 +170,7 @@ class AlarmEngine:
         """The whole state, as plain data and arrays."""
         return {
             "now": self._now,
+            "time": self._time.capture(),
             "last": self._last[: len(self._bindings.table)].copy(),
             "last_any": self._last_any[: len(self._bindings.table)].copy(),
             "bindings": self._bindings.capture(),
@@ -187,6 +191,7 @@ class AlarmEngine:
         self._made.restore(state["made"])
         self._composites.restore(state["composites"])
         self.book.restore(state["book"])
+        self._time.restore(state["time"])
         self._now = int(state["now"])
         self._reconcile()
 

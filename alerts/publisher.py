@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
+from itertools import takewhile
 from typing import Final, Protocol
 
 import msgspec
@@ -12,7 +13,7 @@ from alerts.archive import Archive
 from broker.messages import Announcement, encode
 from broker.topics import alarm_topic
 from city.backoff import Backoff
-from city.errors import ServiceError
+from city.errors import ArchiveError, ServiceError
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +60,8 @@ class Publisher:
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._in_trouble = False
+        self._sent: set[int] = set()
+        """The places of what the broker has and the cursor has not passed."""
 
     def wake(self) -> None:
         """There is something to publish."""
@@ -69,14 +72,19 @@ class Publisher:
         """Publish what comes, until cancelled; what fails or takes too long is tried again."""
         backoff = Backoff(first_s=0.1, cap_s=5.0)
         while True:
-            rows = await asyncio.to_thread(self._archive.after, CURSOR, _WINDOW)
+            try:
+                rows = await asyncio.to_thread(self._archive.after, CURSOR, _WINDOW)
+                done = not rows or await self._round(publish, rows)
+            except ArchiveError as error:
+                self._say_trouble(str(error))
+                rows, done = [], False
+            if not done:
+                await asyncio.sleep(backoff.delay_s())
+                continue
+            backoff.reset()
             if not rows:
                 self._idle.set()
                 await self._wait()
-            elif await self._round(publish, rows):
-                backoff.reset()
-            else:
-                await asyncio.sleep(backoff.delay_s())
 
     async def settled(self) -> None:
         """Return when all that was recorded before the last `wake` is published."""
@@ -92,29 +100,32 @@ class Publisher:
         """Publish these events, one of each topic at a time; False if some have to wait."""
         by_topic: dict[str, list[tuple[int, Dispatch]]] = {}
         for place, announcement in rows:
-            item = dispatch(announcement)
-            by_topic.setdefault(item.topic, []).append((place, item))
-        unsent = {place for place, _ in rows}
+            if place not in self._sent:
+                item = dispatch(announcement)
+                by_topic.setdefault(item.topic, []).append((place, item))
         try:
             async with asyncio.TaskGroup() as group:
                 for topic, items in by_topic.items():
-                    group.create_task(self._send(publish, items, unsent), name=f"publish {topic}")
+                    group.create_task(self._send(publish, items), name=f"publish {topic}")
         finally:
-            first = min(unsent, default=rows[-1][0] + 1)
-            done = max((place for place, _ in rows if place < first), default=None)
-            if done is not None:
-                await asyncio.to_thread(self._archive.settle, CURSOR, done)
-        return not unsent
+            left = await self._settle([place for place, _ in rows])
+        return not left
 
-    async def _send(
-        self, publish: Publish, items: list[tuple[int, Dispatch]], unsent: set[int]
-    ) -> None:
+    async def _settle(self, places: list[int]) -> list[int]:
+        """Move the cursor up to the first of `places` that the broker does not have."""
+        passed = list(takewhile(self._sent.__contains__, places))
+        if passed:
+            await asyncio.to_thread(self._archive.settle, CURSOR, passed[-1])
+            self._sent.difference_update(passed)
+        return places[len(passed) :]
+
+    async def _send(self, publish: Publish, items: list[tuple[int, Dispatch]]) -> None:
         try:
             for place, item in items:
                 for payload, retain in item.messages:
                     async with asyncio.timeout(self._timeout_s):
                         await publish(item.topic, payload, retain=retain)
-                unsent.discard(place)
+                self._sent.add(place)
                 self.published += 1
         except _TRANSIENT as error:
             self._say_trouble(str(error) or f"no answer in {self._timeout_s:g} s")

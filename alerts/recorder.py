@@ -65,9 +65,18 @@ class Recorder:
         self._idle = asyncio.Event()
         self._idle.set()
         self._inputs = 0
+        self._current: Entry | None = None
+        """What is being made durable, the first of the queue."""
+
+    @property
+    def saving(self) -> bool:
+        """Whether a state waits to be made durable."""
+        return any(isinstance(entry, State) for entry in self._queue)
 
     def put(self, entry: Entry) -> None:
         """Append an entry."""
+        if isinstance(entry, State):
+            self._forget_states()
         self._queue.append(entry)
         self._idle.clear()
         self._work.set()
@@ -84,8 +93,9 @@ class Recorder:
                 self._idle.set()
                 await self._wait()
                 continue
+            self._current = self._queue[0]
             try:
-                await self._record(self._queue[0])
+                await self._record(self._current)
             except ArchiveError as error:
                 if self.trouble is None:
                     _log.error("alarms are held back: they cannot be recorded", why=str(error))
@@ -93,12 +103,20 @@ class Recorder:
                 await asyncio.sleep(backoff.delay_s())
             else:
                 self._queue.popleft()
+                if self.trouble is not None:
+                    _log.info("alarms are recorded again")
                 self.trouble = None
                 backoff.reset()
 
     async def settled(self) -> None:
         """Return when all that was put is durable."""
         await self._idle.wait()
+
+    def _forget_states(self) -> None:
+        """Let go of the states that a newer one overtakes; they are large."""
+        if self.saving:
+            kept = (e for e in self._queue if e is self._current or not isinstance(e, State))
+            self._queue = deque(kept)
 
     async def _record(self, entry: Entry) -> None:
         if isinstance(entry, Events):
@@ -109,7 +127,7 @@ class Recorder:
             self._inputs = await asyncio.to_thread(self._archive.note, entry.after, entry.body)
         elif isinstance(entry, Told):
             entry.act()
-        elif not any(isinstance(later, State) for later in list(self._queue)[1:]):
+        else:
             inputs = self._inputs
             await asyncio.to_thread(
                 lambda: self._archive.save(entry.covered, entry.body(), inputs=inputs)

@@ -35,8 +35,11 @@ _COST_SHARE: Final = 50
 """A snapshot is made at most once in so many times what the last one took."""
 _SHOWN_MAX: Final = 200
 _REACHED_EVERY_MS: Final = 250
+_NEVER: Final = 2**63
 
 Engines = Callable[[RuleSet], AlarmEngine]
+InForce = Callable[[int], RuleSet]
+"""The rules in force at an instant [ms]."""
 
 
 class _Advance(msgspec.Struct, frozen=True, tag="advance"):
@@ -114,34 +117,52 @@ class AlarmService:
         self._closed = asyncio.Event()
         self._closed.set()
         self._inputs: deque[tuple[int, bytes]] = deque()
-        self._replaying = False
+        self._catching_up = False
 
     def use(self, rules: RuleSet) -> None:
         """Begin with other rules; before `begin`."""
         self.rules, self._engine = rules, self._engines(rules)
 
-    def begin(self, newest: int, *, begins_ms: int | None = None) -> None:
+    def begin(
+        self, newest: int, *, begins_ms: int | None = None, in_force: InForce | None = None
+    ) -> None:
         """Take up what the archive holds; `newest` is the number of the spool's newest group.
 
         Where the city's time is about to begin before what the archive has reached, that was
-        another run: its alarms are over, and only the numbers of their events go on. To be called
-        once, before anything else, in any thread.
+        another run: its alarms are over, and only the numbers of their events go on. `in_force`
+        says by which rules to watch at the instant at which this begins, where one is known. To be
+        called once, before anything else, in any thread; other inputs than readings and births
+        wait until `caught_up`.
         """
         found = self.archive.snapshot()
         state = None if found is None else unpack(found[1])
         another = state is not None and begins_ms is not None and state["now"] >= begins_ms
+        now = begins_ms if state is None or another else state["now"]
+        if in_force is not None and now is not None and now > 0:
+            self.use(in_force(now))
+        last = self.archive.rows("SELECT coalesce(max(id), 0) FROM inputs")[0][0]
         if state is None or another:
             if state is not None:
                 self._engine.book.renumber(state["book"])
-            self.archive.save(newest, pack(self._engine.capture()))
+            self.archive.save(newest, pack(self._engine.capture()), inputs=last)
             self._committed = newest
         elif found is not None:
             self._engine.restore(state)
             self._committed = found[0]
             self._inputs.extend(self.archive.inputs())
-        last = self.archive.rows("SELECT coalesce(max(id), 0) FROM inputs")[0][0]
         self.recorder.begin(self._committed, last)
+        self._catching_up = True
+        self._closed.clear()
         self._apply(self._committed)
+
+    def caught_up(self) -> None:
+        """All groups that the state did not cover were handed in again: other inputs may come."""
+        if not self._catching_up:
+            return
+        self._apply(_NEVER)
+        self._catching_up = False
+        if not self._open:
+            self._closed.set()
 
     @property
     def covered(self) -> int:
@@ -191,27 +212,34 @@ class AlarmService:
 
     def committed(self, number: int, *, replaying: bool) -> None:
         """What was consumed is durable as group `number`: now it may be seen."""
+        if not replaying:
+            self.caught_up()
         self._committed = number
         self._record()
+        self._open = False
         if replaying:
             self._apply(number)
-        self._open = False
+            return
         self._closed.set()
-        if not replaying and time.monotonic() >= self._next_snapshot_s:
+        if time.monotonic() >= self._next_snapshot_s:
             self._snapshot()
 
     def cover(self) -> None:
         """Make a state durable soon: ingest cannot keep what is not covered much longer."""
-        if self.recorder.covered < self._committed and not self._open:
+        wanted = self.recorder.covered < self._committed and not self.recorder.saving
+        if wanted and not self._open:
             self._snapshot()
 
     async def request(self, request: OperatorRequest) -> OperatorReply:
         """Do what a person asks for, if it can be done, and say what became of it.
 
-        The answer comes when it is durable.
+        The answer comes when it is durable; where nothing can be recorded, nothing is done.
         """
         await self._between()
         ts = self._engine.now
+        if self.trouble is not None:
+            refused = f"not done, alarms cannot be recorded at the moment: {self.trouble}"
+            return OperatorReply(id=request.id, ok=False, ts=max(ts, 0), detail=refused)
         try:
             announcements, changed = self._engine.obey(request, ts)
         except InputError as error:
@@ -233,10 +261,8 @@ class AlarmService:
     async def advance(self, now: int) -> None:
         """The city's time is `now`, though no reading says so."""
         await self._between()
-        announcements = self._engine.advance(now)
-        if announcements:
-            self._note(_Advance(now))
-            self._made(announcements)
+        self._note(_Advance(now))
+        self._made(self._engine.advance(now))
         self._record()
 
     async def allow_late(self, late_ms: int) -> None:
@@ -248,13 +274,17 @@ class AlarmService:
     async def reload(self, rules: RuleSet) -> None:
         """Watch by other rules from now on; what the old and the new have in common goes on."""
         await self._between()
+        self.change(rules)
+        self._record()
+        self._snapshot()
+        await self._durable()
+
+    def change(self, rules: RuleSet) -> None:
+        """Watch by other rules from here on, between two readings."""
         engine = self._engines(rules)
         engine.restore(unpack(pack(self._engine.capture())))
         self._engine, self.rules = engine, rules
         self._made(engine.advance(engine.now + 1))
-        self._record()
-        self._snapshot()
-        await self._durable()
 
     async def run(self, publish: Publish) -> None:
         """Record and publish until cancelled."""
@@ -263,11 +293,14 @@ class AlarmService:
             tasks.create_task(self.publisher.run(publish), name="alarm publisher")
 
     async def keep_time(self, now_ms: Callable[[], int | None]) -> None:
-        """Follow a clock until cancelled, for what is due though no reading comes."""
+        """Follow a clock until cancelled, for what is due though no reading comes.
+
+        While nothing can be recorded it stands still: what is due then comes later, dated as due.
+        """
         while True:
             await asyncio.sleep(_TICK_S)
             now = now_ms()
-            if now is not None and now > self._engine.now:
+            if now is not None and now > self._engine.now and self.trouble is None:
                 await self.advance(now)
 
     async def flush(self, *, timeout_s: float) -> bool:
@@ -287,8 +320,11 @@ class AlarmService:
         self._closed.clear()
 
     async def _between(self) -> None:
-        """Return when no group is under way, so that an input has its place in their order."""
-        while self._open:
+        """Return when no group is under way, so that an input has its place in their order.
+
+        While groups are handed in again the inputs between them are the noted ones.
+        """
+        while self._open or self._catching_up:
             await self._closed.wait()
 
     def _made(self, announcements: Sequence[Announcement]) -> None:

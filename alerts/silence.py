@@ -1,7 +1,7 @@
 """Devices that have fallen silent: nothing heard for longer than their own interval explains.
 
-Time is what the devices of the city say it is: the newest instant of measurement heard from any of
-them. So a city whose broker is away is not full of silent devices, and a replay finds the same.
+Time is what the devices of the city say it is (see `citytime`). So a city whose broker is away is
+not full of silent devices, and a replay finds the same.
 """
 
 from collections.abc import Mapping
@@ -53,20 +53,23 @@ class SilenceOperator:
             self._last[device], self._silent[device] = _NEVER, False
 
     def take(
-        self, row: NDArray[np.int64], device: NDArray[np.int64], ts: NDArray[np.int64]
+        self,
+        row: NDArray[np.int64],
+        device: NDArray[np.int64],
+        ts: NDArray[np.int64],
+        reached: NDArray[np.int64],
     ) -> Derived:
-        """Hear the devices, in the order of the rows."""
+        """Hear the devices, in the order of the rows; `reached` is the city's time after each."""
         if not len(row):
             return NOTHING
         if int(device.max()) >= len(self._out):
             self._grow(max(int(device.max()) + 1, 2 * len(self._out), _FIRST_CAPACITY))
-        heard = np.maximum.accumulate(np.maximum(ts, self._now))
-        self._now = int(heard[-1])
+        self._now = int(reached[-1])
         calm = self._now - self.late_ms <= self._next_due and not self._silent.take(device).any()
         if calm and not (self._last.take(device) == _NEVER).any():
             np.maximum.at(self._last, device, ts)
             return NOTHING
-        return self._followed(row, device, ts, heard - self.late_ms)
+        return self._followed(row, device, ts, reached - self.late_ms)
 
     def advance(self, now: int) -> Derived:
         """Let the city's time be `now` if it is not later already."""

@@ -48,7 +48,7 @@ def scenario(figures: dict[str, Any]) -> Iterator[str]:
     hours = figures["covered_s"] / 3600
     yield f"### {figures['on']}"
     yield ""
-    yield f"{hours:g} h of the city {figures['city']}, {figures['alarms']} alarms."
+    yield f"{hours:g} h of the city {figures['city']}; alarms: {figures['alarms']}."
     yield ""
     scores = figures["scores"].items()
     yield from table(SCORE_HEADINGS, ([kind, *score_cells(row)] for kind, row in scores))

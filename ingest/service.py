@@ -21,7 +21,7 @@ from ingest.ledger import Ledger
 from ingest.points import alarm_point, ledger_point
 from ingest.receiver import Arrivals, Receiver
 from ingest.spool import Group, Journaled, Spool
-from ingest.store import Store
+from ingest.store import Point, Store
 from ingest.writer import Writer
 
 _log = structlog.get_logger(__name__)
