@@ -111,6 +111,7 @@ class Bindings:
         self._compare = CompareOperator()
         self._indices: dict[str, Operator] = {}
         self._silences: dict[Signal, SilenceOperator] = {}
+        self._late_ms = 0
         self.silence = self._silence(SILENT)
         self._rule_of = {leaf.id: rule for rule in rules for leaf in rule.leaves}
         self._make_operators()
@@ -127,6 +128,7 @@ class Bindings:
 
     def allow_late(self, late_ms: int) -> None:
         """Let devices' messages lag behind those of others by so much."""
+        self._late_ms = late_ms
         for silence in self._silences.values():
             silence.late_ms = late_ms
 
@@ -214,6 +216,7 @@ class Bindings:
             "operators": {key: operator.capture() for key, operator in operators.items()},
             "marks": self._marks.capture(),
             "compare": self._compare.capture(),
+            "late": self._late_ms,
             "silences": {signal.id: one.capture() for signal, one in self._silences.items()},
         }
 
@@ -232,6 +235,7 @@ class Bindings:
                 operator.restore(state["operators"][key])
         self._marks.restore(state["marks"])
         self._compare.restore(state["compare"])
+        self.allow_late(int(state["late"]))
         for signal, silence in self._silences.items():
             if signal.id in state["silences"]:
                 silence.restore(state["silences"][signal.id])

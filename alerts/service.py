@@ -235,7 +235,7 @@ class AlarmService:
 
         The answer comes when it is durable; where nothing can be recorded, nothing is done.
         """
-        await self._between()
+        await self.between()
         ts = self._engine.now
         if self.trouble is not None:
             refused = f"not done, alarms cannot be recorded at the moment: {self.trouble}"
@@ -253,27 +253,27 @@ class AlarmService:
 
     async def report(self, transition: Transition) -> None:
         """Take note of a condition that others than the engine watch."""
-        await self._between()
+        await self.between()
         self._note(_Reported(transition))
         self._made(self._engine.report(transition))
         self._record()
 
     async def advance(self, now: int) -> None:
         """The city's time is `now`, though no reading says so."""
-        await self._between()
+        await self.between()
         self._note(_Advance(now))
         self._made(self._engine.advance(now))
         self._record()
 
     async def allow_late(self, late_ms: int) -> None:
         """Let devices' messages lag behind those of others by so much."""
-        await self._between()
+        await self.between()
         self._note(_Late(late_ms))
         self._engine.allow_late(late_ms)
 
     async def reload(self, rules: RuleSet) -> None:
         """Watch by other rules from now on; what the old and the new have in common goes on."""
-        await self._between()
+        await self.between()
         self.change(rules)
         self._record()
         self._snapshot()
@@ -307,7 +307,7 @@ class AlarmService:
         """Wait until everything is durable and published; False if that takes too long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._between()
+                await self.between()
                 self._record()
                 self._snapshot()
                 await self.recorder.settled()
@@ -319,7 +319,7 @@ class AlarmService:
         self._open = True
         self._closed.clear()
 
-    async def _between(self) -> None:
+    async def between(self) -> None:
         """Return when no group is under way, so that an input has its place in their order.
 
         While groups are handed in again the inputs between them are the noted ones.

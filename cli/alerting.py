@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from alerts import mailroom
 from alerts.actions import VALVE_UNANSWERED, ActionDesk, FollowedTime
 from alerts.archive import Archive
+from alerts.channels import Channel as PeopleChannel
 from alerts.channels import open_channels
 from alerts.engine import AlarmEngine
 from alerts.gates import Change
@@ -25,6 +27,7 @@ from alerts.tellingfile import TellingFile, read_telling
 from alerts.transitions import Transition
 from broker.codec import Publish
 from broker.messages import (
+    AlarmEvent,
     Announcement,
     Birth,
     ClockTick,
@@ -60,7 +63,12 @@ _LATE_MS: Final = 2_000
 _LATE_FAST_MS: Final = 600_000
 """The same in simulated time where that goes as fast as possible."""
 _ORDERS: Final = frozenset({"take-order", "close-order"})
-_RULES_EVERY_S: Final = 5.0
+_PRESENT_MS: Final = 600_000
+"""A city without a clock topic whose newest reading is so old does not live by the wall's time."""
+_REQUESTS_MAX: Final = 1_000
+_SETTLE_S: Final = 1.0
+"""So long after the start the broker may take to tell what is retained."""
+_GLANCE_S: Final = 0.05
 
 RulesOf = Callable[[], RuleSet]
 
@@ -82,12 +90,15 @@ class Alerting:
         self._settings = settings
         self._city = city
         self._rules = rules
+        self._given = rules()
+        """The rules of all times, as they were read last without a mistake."""
         self._day: date | None = None
+        self._late_ms = 0
         zone = surroundings.zone
         self.archive = Archive(settings.data / ARCHIVE)
         self.time = FollowedTime()
         self._surroundings = surroundings
-        self.service = AlarmService(rules(), self._engine, self.archive)
+        self.service = AlarmService(self._given, self._engine, self.archive)
         self.orders = Orders(self.archive, zone)
         policy = city.alarms.actions if city else Actions()
         if settings.actions is not None:
@@ -104,7 +115,15 @@ class Alerting:
             name = city.city if city else ""
             self.mailroom = Mailroom(self.archive, telling.telling, zone, city=name, sites=sites)
             self.service.recorder.recorded.append(lambda _: self._wake_mailroom())
-        self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue(1_000)
+        self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        """Bounded for requests; all else is of things of which there are few."""
+        self._retained: set[str] = set()
+        """The topics of alarms that the broker has shown us since the last look."""
+        self._shown: set[str] = set()
+        """The same of all messages, while that is wanted."""
+        self._shown_wanted = True
+        self._looking = False
+        self._clock_heard = False
         self._session: Session | None = None
 
     @property
@@ -118,7 +137,8 @@ class Alerting:
         self.desk.learn(address, birth)
 
     def consume(self, batch: ReadingBatch) -> list[Announcement]:
-        """Evaluate readings."""
+        """Evaluate readings, by the rules of their day."""
+        self._follow_law(batch)
         return list(self.service.consume(batch))
 
     def committed(self, number: int, *, replaying: bool) -> None:
@@ -141,35 +161,43 @@ class Alerting:
                 self._take(message)
             except (WireError, UnicodeDecodeError) as error:
                 _log.warning("message not understood", why=str(error))
-            except asyncio.QueueFull:
-                _log.warning("too many requests at once; this one is not answered")
         link.acknowledge([message.mid for message in messages if message.mid])
 
     async def run(self, session: Session) -> None:
         """Work until cancelled."""
         self._session = session
+        name = self._city.city if self._city else "all"
+        channels = open_channels(self._telling, name, session.publish) if self._telling else {}
+        try:
+            await self._run_all(session, channels)
+        finally:
+            for channel in channels.values():
+                await channel.close()
+
+    async def _run_all(self, session: Session, channels: Mapping[str, PeopleChannel]) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.service.run(session.publish), name="alarms")
             tasks.create_task(self.desk.run(session.publish), name="actions")
             tasks.create_task(self.service.keep_time(self._clock), name="alarm time")
-            tasks.create_task(self._follow_law(), name="rules in force")
             tasks.create_task(self._answer_all(), name="requests")
-            if self.mailroom is not None and self._telling is not None:
-                name = self._city.city if self._city else "all"
-                channels = open_channels(self._telling, name, session.publish)
+            tasks.create_task(self._show_standing(), name="standing alarms")
+            if self.mailroom is not None:
                 telling = self.mailroom.run(channels, lambda: self.service.reached)
                 tasks.create_task(telling, name="mailroom")
 
     def reload_soon(self) -> None:
         """Read the rule files again, as soon as possible; for a signal."""
-        with suppress(asyncio.QueueFull):
-            self._work.put_nowait(self._reload_by_signal())
+        self._work.put_nowait(self._reload_by_signal())
+
+    def caught_up(self) -> None:
+        """All that was to be handed in again has been."""
+        self.service.caught_up()
 
     async def flush(self, *, timeout_s: float) -> bool:
         """Wait until all is recorded, published and told; False if that takes too long."""
         done = await self.service.flush(timeout_s=timeout_s)
         if self.mailroom is not None:
-            await self.mailroom.tick(self.service.reached)
+            done = await self._sorted(timeout_s) and done
             done = await self.mailroom.flush(timeout_s=timeout_s) and done
         return done
 
@@ -190,10 +218,7 @@ class Alerting:
 
     def begin(self, newest: int, *, begins_ms: int | None) -> None:
         """Take up what an earlier run left, if it is of this time."""
-        self._day = None if begins_ms is None else _day(begins_ms)
-        if self._day is not None:
-            self.service.use(self._rules().on(self._day))
-        self.service.begin(newest, begins_ms=begins_ms)
+        self.service.begin(newest, begins_ms=begins_ms, in_force=self._in_force)
         self.desk.use(self.service.rules.rules)
 
     def _engine(self, rules: RuleSet) -> AlarmEngine:
@@ -204,6 +229,35 @@ class Alerting:
             reported=(VALVE_UNANSWERED,),
         )
 
+    def _in_force(self, now: int) -> RuleSet:
+        """The rules of the day of the instant `now`, which is the city's day from here on."""
+        self._day = _day(now)
+        return self._given.on(self._day)
+
+    def _follow_law(self, batch: ReadingBatch) -> None:
+        """Change to the rules in force when the city's day changes.
+
+        The readings say when, so that after a crash it happens between the same two again.
+        """
+        now = max(self.service.engine.now, int(batch.ts[0]))
+        if now <= 0 or _day(now) == self._day:
+            return
+        rules = self._in_force(now)
+        if rules != self.service.rules:
+            _log.info("other rules are in force from today", day=str(self._day))
+            self.service.change(rules)
+            self.desk.use(rules.rules)
+
+    async def _sorted(self, timeout_s: float) -> bool:
+        """Wait until the mailroom has looked at all that is recorded."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                self._wake_mailroom()
+                while await asyncio.to_thread(self.archive.after, mailroom.CURSOR, 1):
+                    await asyncio.sleep(_GLANCE_S)
+                return True
+        return False
+
     def _wake_mailroom(self) -> None:
         if self.mailroom is not None:
             self.mailroom.wake()
@@ -213,32 +267,71 @@ class Alerting:
         last = topic.rpartition("/")[2]
         if topic.endswith("/operator/request"):
             request = decode(OperatorRequest, message.payload)
-            if not message.retain:
+            if self._work.qsize() >= _REQUESTS_MAX:
+                _log.warning("too many requests at once; this one is not answered")
+            elif not message.retain:
                 self._work.put_nowait(self._answer(topic.split("/")[2], request))
         elif last == Channel.REPLY:
             address, _ = parse_device_topic(topic)
             self.desk.hear(address, decode(Reply, message.payload))
         elif last == "clock":
             self._learn_clock(decode(ClockTick, message.payload))
-        elif message.retain and message.payload:
-            self._compare(topic)
+        else:
+            self._see_alarm(topic, message)
 
     def _learn_clock(self, tick: ClockTick) -> None:
-        before = self.time.speed
+        self._clock_heard = True
         self.time.learn(tick)
-        if self.time.speed != before:
-            late_ms = _LATE_FAST_MS
-            if tick.speed:
-                late_ms = round(min(_LATE_FAST_MS, _LATE_MS * max(1.0, tick.speed)))
+        late_ms = _LATE_FAST_MS
+        if tick.speed:
+            late_ms = round(min(_LATE_FAST_MS, _LATE_MS * max(1.0, tick.speed)))
+        if late_ms != self._late_ms:
+            self._late_ms = late_ms
             self._work.put_nowait(self.service.allow_late(late_ms))
 
-    def _compare(self, topic: str) -> None:
-        """Empty the topic of an alarm that the book does not know: it is of another run."""
-        address, rule = parse_alarm_topic(topic)
+    def _see_alarm(self, topic: str, message: Publish) -> None:
+        parse_alarm_topic(topic)
+        if self._shown_wanted:
+            self._shown.add(topic)
+        if message.retain and message.payload:
+            self._retained.add(topic)
+            if not self._looking:
+                self._looking = True
+                self._work.put_nowait(self._remove_others())
+
+    async def _remove_others(self) -> None:
+        """Empty the topics of alarms that do not stand: they are of another run.
+
+        What stands is known only once everything was handed in again.
+        """
+        await self.service.between()
+        self._looking = False
+        retained, self._retained = self._retained, set()
+        for topic in sorted(retained - set(self._standing())):
+            if topic not in self._standing():
+                _log.debug("alarm removed, it is of another run", topic=topic)
+                await self._publish(topic, b"", retain=True)
+
+    async def _show_standing(self) -> None:
+        """Publish the alarms that stand and that the broker has lost, as one without a disk does.
+
+        What was not published before the end of an earlier run, the publisher publishes anyway.
+        """
+        await self.service.between()
+        before = self._standing()
+        await asyncio.sleep(_SETTLE_S)
+        await self.service.publisher.settled()
+        standing = self._standing()
+        self._shown_wanted = False
+        for topic in sorted(before.keys() - self._shown):
+            if standing.get(topic) == before[topic]:
+                await self._publish(topic, encode(before[topic]), retain=True)
+        self._shown = set()
+
+    def _standing(self) -> dict[str, AlarmEvent]:
+        """The newest event of each alarm that is not normal, by its topic."""
         standing = self.service.standing()
-        if topic not in {alarm_topic(one.address, one.event.rule) for one in standing}:
-            _log.debug("alarm removed, it is of another run", at=str(address), rule=rule)
-            self._work.put_nowait(self._publish(topic, b"", retain=True))
+        return {alarm_topic(one.address, one.event.rule): one.event for one in standing}
 
     async def _publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
         if self._session is not None:
@@ -284,33 +377,22 @@ class Alerting:
 
     async def _reload(self) -> int:
         """Watch by what the rule files say now; returns how many rules that are."""
-        rules = await asyncio.to_thread(self._rules)
+        rules = self._given = await asyncio.to_thread(self._rules)
         if self._day is not None:
             rules = rules.on(self._day)
         await self.service.reload(rules)
         self.desk.use(rules.rules)
         return len(rules.rules)
 
-    async def _follow_law(self) -> None:
-        """Change to the rules in force when the city's day changes."""
-        while True:
-            await asyncio.sleep(_RULES_EVERY_S)
-            now = self.service.engine.now
-            if now <= 0 or _day(now) == self._day:
-                continue
-            self._day = _day(now)
-            rules = self._rules().on(self._day)
-            if rules != self.service.rules:
-                _log.info("other rules are in force from today", day=str(self._day))
-                await self.service.reload(rules)
-                self.desk.use(rules.rules)
-
     def _clock(self) -> int | None:
         """The city's time for what is due without a reading: where time has the speed of the wall.
 
-        Elsewhere the readings say what time it is.
+        Elsewhere the readings say what time it is, and where no clock was heard of, whether it is
+        the wall's.
         """
-        return self.time.now_ms() - _LATE_MS if self.time.speed == 1.0 else None
+        now = self.time.now_ms() - _LATE_MS
+        present = self._clock_heard or abs(now - self.service.engine.now) < _PRESENT_MS
+        return now if present and self.time.speed == 1.0 else None
 
     def _raise(self, rule_id: str, address: Address, ts: int, value: float) -> None:
         """An alarm that no reading raises."""

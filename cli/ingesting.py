@@ -10,7 +10,8 @@ import structlog
 
 from alerts.rules import RuleSet, load_packs, shipped_packs
 from broker.choice import RunningBroker, tls_context
-from broker.session import Session
+from broker.codec import Publish
+from broker.session import Link, Session
 from city.backoff import Backoff
 from city.cityfile import City
 from city.clock import wall_ms
@@ -87,12 +88,17 @@ async def ingesting(
             intake=FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms),
             figures=lambda: [figures_point("alarms", alarms.figures(), ts=wall_ms())],
         )
+
+        def receive(link: Link, messages: list[Publish]) -> None:
+            alarms.caught_up()  # the session begins when everything was handed in again
+            service.receiver.receive(link, messages)
+
         who = city.city if city else "all"
         session = Session(
             broker.address,
             client_id=f"cityeye-ingest-{who}",
             subscriptions=subscriptions(city.city if city else "+"),
-            receive=service.receiver.receive,
+            receive=receive,
             password=settings.broker_password,
             tls=tls,
         )
@@ -112,6 +118,7 @@ async def ingesting(
                 running.append(tasks.create_task(alarms.run(alarm_session), name="alerting"))
                 running.append(tasks.create_task(service.run(session), name="ingest"))
                 await session.ready(patience_s=settings.patience_s)
+                alarms.caught_up()
                 yield Ingesting(service, alarms, store)
                 session.disconnect()
                 alarm_session.disconnect()

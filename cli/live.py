@@ -123,13 +123,14 @@ class View:
             f"{ledger.duplicate:,} + quarantined {ledger.quarantined:,} + refused "
             f"{ledger.refused:,} + pending {ledger.pending:,}",
         )
-        trouble = service.trouble
+        trouble = service.trouble or ingesting.alarms.service.trouble
         if trouble:
             table.add_row("trouble", Text(trouble, style="bold red"))
         counts = ingesting.alarms.service.counts
         table.add_row(
             "alarms",
-            f"{counts.standing} standing, {counts.raised} raised, {counts.cleared} cleared",
+            f"{counts.standing} standing, {counts.unacknowledged} unacknowledged, "
+            f"{counts.raised} raised, {counts.cleared} cleared",
         )
 
     def _alarms(self, ingesting: Ingesting, *, narrow: bool) -> RenderableType:

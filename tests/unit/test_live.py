@@ -32,7 +32,7 @@ def changed(**fields: Any) -> Announcement:
 class Counts(SimpleNamespace):
     """What the alarms have counted."""
 
-    standing, raised, cleared = 1, 2, 3
+    standing, raised, cleared, unacknowledged = 1, 2, 3, 4
 
 
 def simulating(*, refusals: Any = ()) -> Simulating:
@@ -50,8 +50,11 @@ def ingesting(*, newest: Any = (), standing: Any = (), trouble: str | None = Non
         ledger=lambda: ledger, writer=SimpleNamespace(values_written=1_200), trouble=trouble,
         store_name="a store",
     )  # fmt: skip
-    alarms = SimpleNamespace(newest=newest, counts=Counts(), standing=lambda: list(standing))
-    return cast("Ingesting", SimpleNamespace(service=service, alarms=alarms))
+    alarms = SimpleNamespace(
+        newest=newest, counts=Counts(), standing=lambda: list(standing), trouble=None
+    )
+    alerting = SimpleNamespace(service=alarms)
+    return cast("Ingesting", SimpleNamespace(service=service, alarms=alerting))
 
 
 def shown(view: View, *, width: int = 120) -> str:
@@ -67,7 +70,7 @@ class TestPage:
     @pytest.mark.parametrize(
         "text",
         ["Lanting", "a broker", "2 of 3 online", "40 messages", "1,234 readings", "1,200 readings",
-         "a store", "received 40 = written 39 + duplicate 0", "pending 1", "1 standing", "Ctrl-C"],
+         "a store", "received 40 = written 39 + duplicate 0", "pending 1", "1 standing", "4 unacknowledged", "Ctrl-C"],
     )  # fmt: skip
     def test_figures(self, text: str) -> None:
         """The page names the parts and says how far they are."""
@@ -90,7 +93,7 @@ class TestPage:
     def test_newest_first(self) -> None:
         """The newest event stands above the older ones."""
         older = changed(event="raised", ts=1_000)
-        newer = changed(event="cleared", state="cleared", ts=2_000)
+        newer = changed(event="cleared", state="normal", active=False, ts=2_000)
         page = shown(View("x", "b", ingesting=ingesting(newest=[older, newer])))
 
         assert page.index("cleared, critical") < page.index("raised, critical")
