@@ -253,9 +253,10 @@ class Alerting:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 self._wake_mailroom()
-                while await asyncio.to_thread(self.archive.after, mailroom.CURSOR, 1):
+                while True:
+                    if not await asyncio.to_thread(self.archive.after, mailroom.CURSOR, 1):
+                        return True
                     await asyncio.sleep(_GLANCE_S)
-                return True
         return False
 
     def _wake_mailroom(self) -> None:
@@ -306,11 +307,11 @@ class Alerting:
         """
         await self.service.between()
         self._looking = False
-        retained, self._retained = self._retained, set()
-        for topic in sorted(retained - set(self._standing())):
-            if topic not in self._standing():
-                _log.debug("alarm removed, it is of another run", topic=topic)
-                await self._publish(topic, b"", retain=True)
+        others = sorted(self._retained - self._standing().keys())
+        self._retained = set()
+        if others:
+            _log.debug("alarms removed, they are of another run", topics=others)
+        await asyncio.gather(*(self._publish(topic, b"", retain=True) for topic in others))
 
     async def _show_standing(self) -> None:
         """Publish the alarms that stand and that the broker has lost, as one without a disk does.
@@ -319,8 +320,8 @@ class Alerting:
         """
         await self.service.between()
         before = self._standing()
-        await asyncio.sleep(_SETTLE_S)
         await self.service.publisher.settled()
+        await asyncio.sleep(_SETTLE_S)
         standing = self._standing()
         self._shown_wanted = False
         for topic in sorted(before.keys() - self._shown):

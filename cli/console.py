@@ -115,8 +115,10 @@ def watch_alarms(
     asyncio.run(alarms.watch(settings, city, as_json=json))
 
 
-def _alarm_command(action: OperatorAction, sentence: str, example: str) -> Callable[..., None]:
-    """A command that asks the alarm service for one thing."""
+def _alarm_command(
+    action: OperatorAction, sentence: str, example: str, *, named: Any = Targets
+) -> Callable[..., None]:
+    """A command that asks the alarm service for one thing; `named` is what it is done to."""
 
     def command(
         targets: Targets,
@@ -134,6 +136,7 @@ def _alarm_command(action: OperatorAction, sentence: str, example: str) -> Calla
         asking = tell(settings, city, action, targets=tuple(targets), by=by, why=why, as_json=json)
         asyncio.run(asking)
 
+    command.__annotations__["targets"] = named
     command.__doc__ = f"{sentence}\n\nExample: {example}\n"
     return command
 
@@ -222,13 +225,14 @@ def list_orders(
 orders_app.command("take")(
     _alarm_command(
         "take-order", "Take repair orders: the crew is on its way.",
-        "cityeye orders take ro-20260601-0001 --by crew-2",
+        "cityeye orders take ro-20260601-0001 --by crew-2", named=Numbers,
     )
 )  # fmt: skip
 orders_app.command("close")(
     _alarm_command(
         "close-order", "Close repair orders; give what was done.",
         "cityeye orders close ro-20260601-0001 --by crew-2 --why 'sleeve fitted, 2 h at 150 kPa'",
+        named=Numbers,
     )
 )  # fmt: skip
 

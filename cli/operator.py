@@ -11,7 +11,7 @@ from rich.console import Console
 from broker.choice import tls_context
 from broker.messages import OperatorAction, OperatorReply, OperatorRequest, decode, encode
 from broker.topics import reply_topic, request_topic
-from city.errors import BrokerError, InputError, PayloadError
+from city.errors import BrokerError, InputError, PayloadError, SettingError
 from city.settings import Settings
 from cli.alarms import broker_asked, city_asked, print_object
 
@@ -20,8 +20,15 @@ _CONNECT_S: Final = 10.0
 
 
 def whoever(by: str | None) -> str:
-    """Who asks: the name given, or that of the user of this machine."""
-    return by or getpass.getuser()
+    """Who asks: the name given, or that of the user of this machine.
+
+    Raises:
+        SettingError: Nobody is named, and this machine knows no name either.
+    """
+    try:
+        return by or getpass.getuser()
+    except (ImportError, KeyError, OSError) as error:
+        raise SettingError("--by: say who asks; this machine knows no name of yours") from error
 
 
 async def ask(settings: Settings, city: str | None, request: OperatorRequest) -> OperatorReply:

@@ -1,9 +1,10 @@
 """What leaks and valves do to the network over time, on top of its stationary states.
 
 Time is cut at every change (a hole opens or is mended, a valve is commanded). From a change on,
-the line pack is integrated by fixed steps, short at first; tables of steps are kept for a while
-and are computed again from checkpoints. Until the first change, and once everything is as it was,
-nothing is computed. A change never alters what was true before it.
+the line pack is integrated by fixed steps, short at first, as far as somebody asks and no farther:
+who plays live is not held up by what is still to come. Tables of steps are kept for a while and are
+computed again from checkpoints. Until the first change, and once everything is as it was, nothing
+is computed. A change never alters what was true before it.
 """
 
 import math
@@ -110,7 +111,7 @@ class Transient:
         self._pressure = DemandCurve(states.levels, states.pressure_kpa[:, pack.junctions])
         self._flow = DemandCurve(states.levels, states.pipe_flow_kg_s[:, pack.edges])
         self._segments: list[_Segment] = []
-        self._tables: dict[tuple[_Segment, int], NDArray[np.float64]] = {}
+        self._tables: dict[tuple[_Segment, int], _Table] = {}
         self._instants: list[int] = []
         self.changed()
 
@@ -159,11 +160,11 @@ class Transient:
         found = np.zeros(len(ts))
         for number in np.unique(step // _STEPS).tolist():
             part = np.flatnonzero(step // _STEPS == number)
-            table = self._table(segment, number)
-            if table is not None:
-                row, column = step[part] - number * _STEPS, columns[part]
-                before = table[row, column]
-                found[part] = before + share[part] * (table[row + 1, column] - before)
+            row, column = step[part] - number * _STEPS, columns[part]
+            rows = self._rows(segment, number, int(row.max()) + 1)
+            if rows is not None:
+                before = rows[row, column]
+                found[part] = before + share[part] * (rows[row + 1, column] - before)
         return found
 
     def _cover(self, until_ms: int) -> None:
@@ -190,62 +191,76 @@ class Transient:
     def _state(self, segment: "_Segment", ts_ms: int) -> State | None:
         """The state at an instant of a segment, or None where there is nothing to tell."""
         step, share = _steps(np.array([ts_ms - segment.start_ms]))
-        number = int(step[0]) // _STEPS
-        table = self._table(segment, number)
-        if table is None:
+        number, row = divmod(int(step[0]), _STEPS)
+        rows = self._rows(segment, number, row + 1)
+        if rows is None:
             return None
-        row = int(step[0]) - number * _STEPS
-        values = table[row] + share[0] * (table[row + 1] - table[row])
+        values = rows[row] + share[0] * (rows[row + 1] - rows[row])
         count = self._pack.sections
         return State(values[:count], values[2 * count :])
 
-    def _table(self, segment: "_Segment", number: int) -> NDArray[np.float64] | None:
-        """The steps of block `number` of a segment, shape (steps + 1, columns); None: all zero."""
+    def _rows(self, segment: "_Segment", number: int, last: int) -> NDArray[np.float64] | None:
+        """The steps of block `number` of a segment, of which those up to `last` are known.
+
+        Shape (steps + 1, columns); None where all are zero.
+        """
         while len(segment.checkpoints) <= number:
-            self._compute(segment, len(segment.checkpoints) - 1)
-        if segment.checkpoints[number] is None:
-            return None
-        if (segment, number) not in self._tables:
-            self._compute(segment, number)
-        return self._tables[segment, number]
-
-    def _compute(self, segment: "_Segment", number: int) -> None:
-        """Compute a block from its checkpoint, and the next checkpoint with it."""
+            before = len(segment.checkpoints) - 1
+            if self._rows(segment, before, _STEPS) is None:
+                segment.checkpoints.append(None)
         state = segment.checkpoints[number]
-        following: State | None = None
-        if state is not None:
-            rows = [self._row(segment, number * _STEPS, state)]
-            for step in range(number * _STEPS, (number + 1) * _STEPS):
-                state = self._step(segment, step, state)
-                rows.append(self._row(segment, step + 1, state))
-            while len(self._tables) >= _TABLES_KEPT:
-                self._tables.pop(next(iter(self._tables)))
-            self._tables[segment, number] = np.stack(rows)
-            at_ms = segment.start_ms + _after_ms((number + 1) * _STEPS)
-            following = None if segment.calm(at_ms) and state.negligible else state
-        if len(segment.checkpoints) == number + 1:
-            segment.checkpoints.append(following)
+        if state is None:
+            return None
+        table = self._tables.get((segment, number))
+        if table is None:
+            table = self._new_table(segment, number, state)
+        while table.last < last:
+            self._extend(segment, number, table)
+        return table.rows
 
-    def _step(self, segment: "_Segment", step: int, state: State) -> State:
-        step_s = (_after_ms(step + 1) - _after_ms(step)) / 1000.0
+    def _new_table(self, segment: "_Segment", number: int, state: State) -> "_Table":
+        """A new table of a block, whose first row is its checkpoint."""
+        while len(self._tables) >= _TABLES_KEPT:
+            self._tables.pop(next(iter(self._tables)))
+        at_ms = segment.start_ms + _after_ms(number * _STEPS)
+        opening = segment.opening(at_ms, len(self._pack.edges))
+        table = _Table(state, self._row(state, self._calm(at_ms), opening))
+        self._tables[segment, number] = table
+        return table
+
+    def _extend(self, segment: "_Segment", number: int, table: "_Table") -> None:
+        """Compute one more row of a block; the last one gives the next checkpoint."""
+        step = number * _STEPS + table.last
         at_ms = segment.start_ms + _after_ms(step + 1)
-        calm = self._calm(at_ms)
+        calm, opening = self._calm(at_ms), segment.opening(at_ms, len(self._pack.edges))
+        step_s = (_after_ms(step + 1) - _after_ms(step)) / 1000.0
+        state = self._step(segment, step_s, table.state, calm, opening)
+        table.add(state, self._row(state, calm, opening))
+        if table.last == _STEPS and len(segment.checkpoints) == number + 1:
+            fades = segment.calm(at_ms) and state.negligible
+            segment.checkpoints.append(None if fades else state)
+
+    def _step(
+        self,
+        segment: "_Segment",
+        step_s: float,
+        state: State,
+        calm: Calm,
+        opening: NDArray[np.float64],
+    ) -> State:
+        """The state `step_s` later, when the network's calm state and its valves are these."""
         holes = tuple(
             leak.hole for leak, open_ in zip(self.leaks, segment.open, strict=True) if open_
         )
-        deviation = self._pack.step(
-            state.deviation_kpa, step_s, calm, segment.opening(at_ms, len(self._pack.edges)), holes
-        )
+        deviation = self._pack.step(state.deviation_kpa, step_s, calm, opening, holes)
         inside = (calm.pressure_kpa + deviation)[self._leak_sections]
         loss = np.where(segment.open, orifice_kg_s(inside, self._holes, self._pack.gas), 0.0)
         settled = methane_lel(loss, self._pack.gas)
         fading = math.exp(-step_s / AIR_CHANGE_S)
         return State(deviation, settled + (state.methane_lel - settled) * fading)
 
-    def _row(self, segment: "_Segment", step: int, state: State) -> NDArray[np.float64]:
+    def _row(self, state: State, calm: Calm, opening: NDArray[np.float64]) -> NDArray[np.float64]:
         """All columns at a step."""
-        at_ms = segment.start_ms + _after_ms(step)
-        calm, opening = self._calm(at_ms), segment.opening(at_ms, len(self._pack.edges))
         flow = self._pack.flows_kg_s(state.deviation_kpa, calm, opening)
         through = self._pack.through_kg_s(flow) - self._pack.through_kg_s(calm.flow_kg_s)
         through *= 3600.0 / self._pack.gas.normal_density_kg_m3
@@ -259,6 +274,23 @@ class Transient:
             self._pack.demand_kg_s * level,
             self._flow.all_at(level),
         )
+
+
+class _Table:
+    """The rows of a block of steps, shape (steps + 1, columns), as far as they are computed."""
+
+    def __init__(self, state: State, row: NDArray[np.float64]) -> None:
+        self.rows = np.zeros((_STEPS + 1, len(row)))
+        self.rows[0] = row
+        self.last = 0
+        self.state = state
+        """That of the last row."""
+
+    def add(self, state: State, row: NDArray[np.float64]) -> None:
+        """Take the next row."""
+        self.last += 1
+        self.rows[self.last] = row
+        self.state = state
 
 
 class _Segment:
