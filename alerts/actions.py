@@ -9,12 +9,11 @@ crash forgets nothing, and a command that is sent again has its old identifier.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -87,8 +86,13 @@ class Publish(Protocol):
 class RaiseAlarm(Protocol):
     """How an alarm that no reading raises comes to the book."""
 
-    def __call__(self, rule_id: str, address: Address, ts: int, value: float) -> None:
-        """The number of that rule at the device is `value` from `ts` on; may be said twice."""
+    def __call__(
+        self, rule_id: str, address: Address, ts: int, value: float
+    ) -> Coroutine[Any, Any, None]:
+        """The number of that rule at the device is `value` from `ts` on; may be said twice.
+
+        Returns when that is durable.
+        """
 
 
 class FollowedTime:
@@ -115,18 +119,6 @@ class FollowedTime:
         return tick.ts + round(max(0, self._wall() - tick.wall) * tick.speed)
 
 
-def _nothing() -> None:
-    """Acknowledge nothing."""
-
-
-class _Heard(msgspec.Struct, frozen=True):
-    """A reply, and how to say that it is safe."""
-
-    address: Address
-    reply: Reply
-    acknowledge: Callable[[], object]
-
-
 class _Errand:
     """A deed on its way: whoever answers one of its attempts ends it.
 
@@ -135,17 +127,15 @@ class _Errand:
 
     def __init__(self, deed: Deed) -> None:
         self.deed = deed
-        self.answer: asyncio.Future[_Heard] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         attempts = (replace(deed, attempt=number) for number in range(1, _ATTEMPTS + 1))
         self.keys = [(deed.target, attempt.command_id) for attempt in attempts]
 
-    def take(self, heard: _Heard) -> bool:
-        """Whether the reply ends it."""
-        counts = heard.reply.ok or heard.reply.id == self.deed.command_id
+    def take(self, reply: Reply) -> None:
+        """Be ended by the reply, if it counts."""
+        counts = reply.ok or reply.id == self.deed.command_id
         if counts and not self.answer.done():
-            self.answer.set_result(heard)
-            return True
-        return False
+            self.answer.set_result(reply)
 
 
 class ActionDesk:
@@ -177,9 +167,11 @@ class ActionDesk:
         self._raise_alarm = raise_alarm
         self._patience_s = patience_s
         self._disobedient: set[Address] = set()
+        self._judging = asyncio.Lock()
         self._errands: dict[tuple[Address, str], _Errand] = {}
-        self._early: deque[_Heard] | None = deque(maxlen=_EARLY_MAX)
+        self._early: deque[tuple[Address, Reply]] | None = deque(maxlen=_EARLY_MAX)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
 
@@ -196,15 +188,12 @@ class ActionDesk:
         if any(self._planner.acts(announcement) for announcement in announcements):
             self._set(self._wake)
 
-    def hear(
-        self, address: Address, reply: Reply, acknowledge: Callable[[], object] = _nothing
-    ) -> None:
-        """Take a device's reply to whomever; `acknowledge` is called once it need not come again."""
-        heard = _Heard(address, reply, acknowledge)
+    def hear(self, address: Address, reply: Reply) -> None:
+        """Take a device's reply to whomever."""
         if self._early is None:
-            self._take(heard)
+            self._take(address, reply)
         else:
-            self._early.append(heard)
+            self._early.append((address, reply))
 
     def order_changed(self) -> None:
         """Publish at once what an operator has made of an order."""
@@ -218,11 +207,12 @@ class ActionDesk:
         """Act on what the archive records, until cancelled; first on what was left undone."""
         self._loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             for deed in await _durably(self._left_undone):
                 self._begin(tasks, publish, deed)
             early, self._early = self._early or (), None
-            for heard in early:
-                self._take(heard)
+            for address, reply in early:
+                self._take(address, reply)
             tasks.create_task(self._tell(publish), name="actions told")
             while True:
                 self._wake.clear()
@@ -288,10 +278,9 @@ class ActionDesk:
                 again = replace(errand.deed, attempt=errand.deed.attempt + 1, state="due")
                 await _durably(partial(self._archive.change, [self._deeds.kept(again)]))
                 errand.deed = again
-            heard = await errand.answer
-            step: Step = "done" if heard.reply.ok else "refused"
-            await self._keep(errand, step, heard.reply.detail, ts=heard.reply.ts)
-            heard.acknowledge()
+            reply = await errand.answer
+            step: Step = "done" if reply.ok else "refused"
+            await self._keep(errand, step, reply.detail, ts=reply.ts)
         finally:
             for key in errand.keys:
                 self._errands.pop(key, None)
@@ -338,13 +327,12 @@ class ActionDesk:
     ) -> None:
         """Make a step durable, with the order that it changes; then tell of it.
 
-        The higher alarm comes first: after a crash in between it comes again, but never not at all.
+        The higher alarm is durable first: until it is, the deed stands as it stood, so that a crash
+        in between lets it come again.
         """
         deed, now_ms = errand.deed, self._time.now_ms() if ts is None else ts
-        fails = deed.action == CLOSE_VALVE and step in {"unanswered", "refused"}
-        if fails and deed.target not in self._disobedient:
-            self._disobedient.add(deed.target)
-            self._raise_alarm(VALVE_UNANSWERED.id, deed.target, now_ms, 1.0)
+        if deed.action == CLOSE_VALVE and step in {"unanswered", "refused", "done"}:
+            await self._judge(deed.target, now_ms, obeys=step == "done")
         await _durably(partial(self._write, deed, step, now_ms, detail))
         errand.deed = replace(deed, state=step)
         self._news.set()
@@ -357,14 +345,21 @@ class ActionDesk:
                 changes += self._orders.valve(alarm, deed.target_name, what, ts)
             self._archive.change(changes)
 
-    def _take(self, heard: _Heard) -> None:
-        address, reply = heard.address, heard.reply
-        if reply.ok and address in self._disobedient:
-            self._disobedient.discard(address)
-            self._raise_alarm(VALVE_UNANSWERED.id, address, reply.ts, 0.0)
+    async def _judge(self, valve: Address, ts: int, *, obeys: bool) -> None:
+        """Raise the higher alarm of a valve, or end it, unless it stands so; durable on return."""
+        async with self._judging:
+            if obeys is (valve in self._disobedient):
+                await self._raise_alarm(VALVE_UNANSWERED.id, valve, ts, 0.0 if obeys else 1.0)
+                self._disobedient ^= {valve}
+
+    def _take(self, address: Address, reply: Reply) -> None:
+        """Give a reply to the errand that waits for it; an earlier run's only ends the alarm."""
         errand = self._errands.get((address, reply.id))
-        if errand is None or not errand.take(heard):
-            heard.acknowledge()
+        if errand is not None:
+            errand.take(reply)
+        elif reply.ok and self._tasks is not None:
+            judged = self._judge(address, reply.ts, obeys=True)
+            self._tasks.create_task(judged, name=f"{address} obeys")
 
     async def _tell(self, publish: Publish) -> None:
         """Publish the steps of actions and the states of orders, in order, until cancelled."""

@@ -11,7 +11,7 @@ import msgspec
 
 from alerts.archive import Archive, Change
 from alerts.transitions import alarm_name
-from broker.messages import ActionEvent, decode, encode
+from broker.messages import ActionEvent, Announcement, decode, encode
 from broker.topics import action_topic
 from city.cityfile import Address
 
@@ -149,6 +149,18 @@ class Deeds:
             "state IN ('due', 'would-send', 'sent', 'retried', 'done')"
         )
         return bool(self._find(where, same))
+
+    def alarms(self, near: Address, rule: str, ts: int, *, within_ms: int) -> list[Announcement]:
+        """The events of a rule at other devices of a device's site about that instant."""
+        found = self._archive.history(
+            since_ms=ts - within_ms, until_ms=ts + within_ms + 1, pattern=f"{near.site}/*/{rule}"
+        )
+        place = msgspec.structs.replace(near, device="")
+        return [
+            one
+            for one in found
+            if one.address != near and msgspec.structs.replace(one.address, device="") == place
+        ]
 
     def acted(self, rule: str, since_ms: int) -> int:
         """How many actions of `rule` were taken, or would have been, by events after that instant.

@@ -1,13 +1,14 @@
 """Repair orders: work that alarms give the repair crew, kept in the archive until it is done.
 
-An order is opened once per occurrence of an alarm, and not while an earlier one of that alarm is
-not done. Every change of it is a row that stays; the last one is what it is now.
+One site has at most one order that is not done: further alarms of the site join it, and the most
+urgent of them says what it is about. An occurrence of an alarm counts once, whatever becomes of the
+order. Every change of an order, and every alarm that joins it, is a row that stays.
 """
 
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
 from threading import RLock
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -29,9 +30,20 @@ from city.cityfile import Address, Position
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS orders (
-    id TEXT PRIMARY KEY, place TEXT NOT NULL, rule TEXT NOT NULL, raised INTEGER NOT NULL,
-    UNIQUE (place, rule, raised)
+    id TEXT PRIMARY KEY, site TEXT NOT NULL, place TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS orders_site ON orders (site, id);
+CREATE TABLE IF NOT EXISTS order_alarms (
+    id INTEGER PRIMARY KEY, number TEXT NOT NULL, place TEXT NOT NULL, rule TEXT NOT NULL,
+    raised INTEGER NOT NULL, urgency INTEGER NOT NULL, section TEXT NOT NULL,
+    customers INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS order_alarms_alarm ON order_alarms (place, rule, raised);
+CREATE INDEX IF NOT EXISTS order_alarms_number ON order_alarms (number);
+CREATE TRIGGER IF NOT EXISTS order_alarms_stay BEFORE UPDATE ON order_alarms
+BEGIN SELECT raise(ABORT, 'what an order answers only grows'); END;
+CREATE TRIGGER IF NOT EXISTS order_alarms_remain BEFORE DELETE ON order_alarms
+BEGIN SELECT raise(ABORT, 'what an order answers only grows'); END;
 CREATE TABLE IF NOT EXISTS order_states (
     id INTEGER PRIMARY KEY, number TEXT NOT NULL, state TEXT NOT NULL, body TEXT NOT NULL
 );
@@ -48,6 +60,9 @@ _CURSOR: Final = "orders told"
 
 MANY_CUSTOMERS: Final = 100
 """Where so many lose their supply, an order is one step more urgent (engineering default)."""
+
+NOT_COMMANDED: Final = "not commanded"
+"""What an order says of a valve that no alarm has told to close."""
 
 _URGENCIES: Final[tuple[Severity, ...]] = ("low", "medium", "high", "critical")
 
@@ -66,6 +81,35 @@ _MOVES: Final[Mapping[OperatorAction, _Move]] = {
     "take-order": _Move("taken", frozenset({"open"}), needs_reason=False),
     "close-order": _Move("done", frozenset({"open", "taken"}), needs_reason=True),
 }
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """Where an alarm is, and what is done there already.
+
+    `valves` says of each valve of the section, `site/device`, what became of it so far.
+    """
+
+    section: Section | None = None
+    position: Position | None = None
+    valves: Mapping[str, str] = {}
+
+    @property
+    def customers(self) -> int:
+        """Who lose their supply when the section is cut off."""
+        return self.section.customers if self.section else 0
+
+    @property
+    def section_id(self) -> str:
+        """The section's, empty where it is not known."""
+        return self.section.id if self.section else ""
+
+
+class Assigned(msgspec.Struct, frozen=True):
+    """An alarm's order, the changes that make it so, and whether it was there before."""
+
+    order: RepairOrder
+    changes: list[Change]
+    joined: bool
 
 
 class Untold(msgspec.Struct, frozen=True):
@@ -90,55 +134,32 @@ class Orders:
         self._zone = zone
         archive.create(_SCHEMA)
 
-    def opening(
-        self,
-        alarm: Announcement,
-        *,
-        section: Section | None = None,
-        position: Position | None = None,
-        valves: Mapping[str, str] | None = None,
-    ) -> tuple[RepairOrder, list[Change]] | None:
-        """A new order for the alarm; None where it has one that is not done, or had one already.
+    def assign(self, alarm: Announcement, scene: Scene) -> Assigned | None:
+        """Give an alarm to the order of its site that is not done, or else to a new one.
 
-        `valves` says of each valve, `site/device`, what became of it so far.
+        None where this occurrence has its order and is no more urgent than it was.
         """
-        address, event = alarm.address, alarm.event
-        if self._has_order(alarm):
+        urgency = _urgency(alarm, scene)
+        number, known = self._assigned((alarm.address, alarm.event.rule, alarm.event.raised))
+        current = self._current(_site(alarm.address))
+        if number and (current is None or current.id != number or urgency <= known):
             return None
-        name = f"{address.site}/{address.device}"
-        customers = section.customers if section else 0
-        order = RepairOrder(
-            id=self._next_id(event.raised),
-            state="open",
-            ts=event.ts,
-            opened=event.ts,
-            priority=priority(event.severity, customers),
-            rule=event.rule,
-            alarm=alarm_name((address, event.rule)),
-            title=f"{event.message or event.rule}: {name}",
-            title_zh=f"{event.message_zh}：{name}" if event.message_zh else "",
-            position=position,
-            section=section.id if section else "",
-            valves=dict(valves or {}),
-            customers=customers,
-        )
-        known = (order.id, str(address), event.rule, event.raised)
-        return order, [("INSERT INTO orders VALUES (?, ?, ?, ?)", known), _appended(order)]
+        if current is None:
+            order = self._new(alarm, scene)
+            values = order.id, _site(alarm.address), str(alarm.address)
+            changes = [("INSERT INTO orders VALUES (?, ?, ?)", values), _appended(order)]
+        else:
+            order = self._joined(current, alarm, scene, urgency)
+            changes = [] if _same(order, current) else [_appended(order)]
+        answers = _answers(order, alarm, scene, urgency)
+        return Assigned(order, [*changes, answers], joined=current is not None)
 
     def valve(self, alarm: tuple[Address, str, int], name: str, what: str, ts: int) -> list[Change]:
         """What became of a valve `site/device`, in the order of that alarm and raise instant."""
-        address, rule, raised = alarm
-        found = self._archive.rows(
-            f"SELECT body FROM order_states JOIN orders ON orders.id = number WHERE {_LATEST} "
-            "AND place = ? AND rule = ? AND raised = ?",
-            (str(address), rule, raised),
-        )
-        orders = (decode(RepairOrder, body.encode()) for (body,) in found)
-        return [
-            _appended(_changed(order, ts, valves={**order.valves, name: what}))
-            for order in orders
-            if name in order.valves and order.valves[name] != what
-        ]
+        order = self._order(self._assigned(alarm)[0])
+        if order is None or order.valves.get(name, what) == what:
+            return []
+        return [_appended(_changed(order, ts, valves={**order.valves, name: what}))]
 
     def handle(self, request: OperatorRequest, ts: int) -> OperatorReply:
         """Take or close the orders that a person names, at the simulated instant `ts`.
@@ -189,14 +210,71 @@ class Orders:
         """All up to that place has been said."""
         self._archive.settle(_CURSOR, place)
 
-    def _has_order(self, alarm: Announcement) -> bool:
-        address, event = alarm.address, alarm.event
-        rows = self._archive.rows(
-            "SELECT 1 FROM orders JOIN order_states ON number = orders.id "
-            f"WHERE place = ? AND rule = ? AND {_LATEST} AND (raised = ? OR state <> 'done')",
-            (str(address), event.rule, event.raised),
+    def _assigned(self, alarm: tuple[Address, str, int]) -> tuple[str, int]:
+        """The order that an occurrence of an alarm has, empty if none, and how urgent it was."""
+        address, rule, raised = alarm
+        ((number, urgency),) = self._archive.rows(
+            "SELECT number, max(urgency) FROM order_alarms "
+            "WHERE place = ? AND rule = ? AND raised = ?",
+            (str(address), rule, raised),
         )
-        return bool(rows)
+        return number or "", urgency or 0
+
+    def _current(self, site: str) -> RepairOrder | None:
+        """The order of a site that is not done."""
+        rows = self._archive.rows(
+            "SELECT body FROM orders JOIN order_states ON number = orders.id "
+            f"WHERE {_LATEST} AND site = ? AND state <> 'done' ORDER BY orders.id LIMIT 1",
+            (site,),
+        )
+        return decode(RepairOrder, rows[0][0].encode()) if rows else None
+
+    def _order(self, number: str) -> RepairOrder | None:
+        """An order as it is now."""
+        rows = self._archive.rows(
+            "SELECT body FROM order_states WHERE number = ? ORDER BY id DESC LIMIT 1", (number,)
+        )
+        return decode(RepairOrder, rows[0][0].encode()) if rows else None
+
+    def _new(self, alarm: Announcement, scene: Scene) -> RepairOrder:
+        event = alarm.event
+        return RepairOrder(
+            id=self._next_id(event.raised),
+            state="open",
+            ts=event.ts,
+            opened=event.ts,
+            priority=priority(event.severity, scene.customers),
+            valves=dict(scene.valves),
+            customers=scene.customers,
+            alarms=(alarm_name((alarm.address, event.rule)),),
+            **_subject(alarm, scene),
+        )
+
+    def _joined(
+        self, order: RepairOrder, alarm: Announcement, scene: Scene, urgency: int
+    ) -> RepairOrder:
+        """`order` with one more alarm, which says what it is about if none was as urgent."""
+        ((most,),) = self._archive.rows(
+            "SELECT max(urgency) FROM order_alarms WHERE number = ?", (order.id,)
+        )
+        sections = dict(
+            self._archive.rows(
+                "SELECT DISTINCT section, customers FROM order_alarms WHERE number = ?", (order.id,)
+            )
+        )
+        customers = sum((sections | {scene.section_id: scene.customers}).values())
+        pressing = priority(alarm.event.severity, customers)
+        told = {name: what for name, what in order.valves.items() if what != NOT_COMMANDED}
+        names = dict.fromkeys((*order.alarms, alarm_name((alarm.address, alarm.event.rule))))
+        return _changed(
+            order,
+            alarm.event.ts,
+            priority=max(order.priority, pressing, key=_URGENCIES.index),
+            valves={**order.valves, **scene.valves, **told},
+            customers=customers,
+            alarms=tuple(names),
+            **(_subject(alarm, scene) if urgency > most else {}),
+        )
 
     def _next_id(self, raised_ms: int) -> str:
         day = f"ro-{datetime.fromtimestamp(raised_ms / 1000, self._zone):%Y%m%d}-"
@@ -207,12 +285,9 @@ class Orders:
 
     def _move(self, number: str, move: _Move, request: OperatorRequest, ts: int) -> str | None:
         """None: it was done; empty: nothing was to be done; else why it was not."""
-        rows = self._archive.rows(
-            "SELECT body FROM order_states WHERE number = ? ORDER BY id DESC LIMIT 1", (number,)
-        )
-        if not rows:
+        order = self._order(number)
+        if order is None:
             return f"there is no order {number[:80]!r}; `cityeye orders` lists them"
-        order = decode(RepairOrder, rows[0][0].encode())
         if order.state == move.to and order.by == request.by:
             return ""
         if order.state not in move.of:
@@ -229,7 +304,45 @@ def priority(severity: Severity, customers: int) -> Severity:
     return _URGENCIES[min(step, len(_URGENCIES) - 1)]
 
 
-def _changed(order: RepairOrder, ts: int, **changes: object) -> RepairOrder:
+def _urgency(alarm: Announcement, scene: Scene) -> int:
+    """By severity; of equally severe ones, an alarm that closes valves before one that does not."""
+    closes = any(what != NOT_COMMANDED for what in scene.valves.values())
+    return 2 * _URGENCIES.index(alarm.event.severity) + closes
+
+
+def _subject(alarm: Announcement, scene: Scene) -> dict[str, Any]:
+    """What an order says of the alarm that it is about."""
+    address, event = alarm.address, alarm.event
+    name = f"{address.site}/{address.device}"
+    return {
+        "rule": event.rule,
+        "alarm": alarm_name((address, event.rule)),
+        "title": f"{event.message or event.rule}: {name}",
+        "title_zh": f"{event.message_zh}：{name}" if event.message_zh else "",
+        "position": scene.position,
+        "section": scene.section_id,
+    }
+
+
+def _answers(order: RepairOrder, alarm: Announcement, scene: Scene, urgency: int) -> Change:
+    """That an order answers an occurrence of an alarm."""
+    values = (
+        order.id, str(alarm.address), alarm.event.rule, alarm.event.raised, urgency,
+        scene.section_id, scene.customers,
+    )  # fmt: skip
+    columns = "number, place, rule, raised, urgency, section, customers"
+    return f"INSERT INTO order_alarms ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values
+
+
+def _same(order: RepairOrder, other: RepairOrder) -> bool:
+    return msgspec.structs.replace(order, ts=other.ts) == other
+
+
+def _site(address: Address) -> str:
+    return str(address).rpartition("/")[0]
+
+
+def _changed(order: RepairOrder, ts: int, **changes: Any) -> RepairOrder:
     return msgspec.structs.replace(order, ts=max(ts, order.ts), **changes)
 
 

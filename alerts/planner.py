@@ -10,8 +10,8 @@ from typing import Final, Protocol
 import msgspec
 
 from alerts.archive import Change
-from alerts.deeds import ACTIONS, CLOSE_VALVE, COMMANDS, REPAIR_ORDER, Deed, Deeds, Standing
-from alerts.orders import Orders
+from alerts.deeds import ACTIONS, CLOSE_VALVE, COMMANDS, REPAIR_ORDER, Deed, Deeds, Standing, Step
+from alerts.orders import NOT_COMMANDED, Orders, Scene
 from alerts.rules import Rule
 from alerts.surroundings import Surroundings
 from broker.messages import Announcement, Birth
@@ -22,6 +22,9 @@ _FRESH_MS: Final = 600_000
 """An event that is older by the city's clock moves nothing any more (engineering default)."""
 _FRESH_WALL_S: Final = 60.0
 """The same by the wall, for a city whose time flies."""
+_ONE_BURST_MS: Final = 30_000
+"""Alarms of one rule at one site that are no farther apart are of one burst (engineering default)."""
+_PUT_ASIDE: Final = frozenset({"shelved", "suppressed", "out-of-service"})
 _SO_FAR: Final[Mapping[Standing, str]] = {
     "due": "closing",
     "sent": "closing",
@@ -113,12 +116,14 @@ class Planner:
         """The deeds of one action, with what is to be said of those that are not due."""
         event = alarm.event
         targets, problem = self._targets(action, alarm.address)
+        beside = self._beside(alarm) if action == CLOSE_VALVE and not targets else ""
         plain = Deed(
             rule=event.rule, place=alarm.address, number=event.number, raised=event.raised,
             action=action, target=alarm.address, ts=event.ts,
         )  # fmt: skip
         if not targets:
-            yield msgspec.structs.replace(plain, attempt=0, state="refused"), problem
+            state: Step = "withheld" if beside else "refused"
+            yield msgspec.structs.replace(plain, attempt=0, state=state), beside or problem
             return
         reason = self._reason_against(alarm)
         for target in targets:
@@ -149,10 +154,28 @@ class Planner:
         others = tuple(sorted(other for other, known in able.items() if action in known))
         return others, f"no device of {address.site} knows {action}"
 
+    def _beside(self, alarm: Announcement) -> str:
+        """What another alarm of the same burst closes, where this one's side cannot be cut off.
+
+        A burst is felt on both sides of a valve; on the side of the feed nothing can be closed, and
+        nothing need be where the other side is.
+        """
+        event, here = alarm.event, alarm.address
+        for other in self._deeds.alarms(here, event.rule, event.ts, within_ms=_ONE_BURST_MS):
+            section = self._surroundings.section(other.address)
+            acts = other.event.state not in _PUT_ASIDE and self.acts(other)
+            if acts and section is not None and section.valves:
+                behind = ", ".join(f"{valve.site}/{valve.device}" for valve in section.valves)
+                closed = "is being" if self._policy.armed(event.rule) else "would be"
+                return (
+                    f"the feed side cannot be cut off; the section behind {behind} {closed} closed"
+                )
+        return ""
+
     def _reason_against(self, alarm: Announcement) -> str:
         """Why nothing may be sent because of this event; empty where nothing speaks against it."""
         event = alarm.event
-        if event.state in {"shelved", "suppressed", "out-of-service"}:
+        if event.state in _PUT_ASIDE:
             return f"the alarm is {event.state}"
         if self._too_old(event.ts):
             return "the event is too old to act on: see first how things are"
@@ -164,21 +187,19 @@ class Planner:
     def _order(self, alarm: Announcement, valves: Mapping[str, str]) -> list[Change]:
         section = self._surroundings.section(alarm.address)
         names = [f"{valve.site}/{valve.device}" for valve in section.valves] if section else []
-        opened = self._orders.opening(
-            alarm,
-            section=section,
-            position=self._surroundings.position(alarm.address),
-            valves=dict.fromkeys(names, "not commanded") | dict(valves),
-        )
-        if opened is None:
+        position = self._surroundings.position(alarm.address)
+        scene = Scene(section, position, dict.fromkeys(names, NOT_COMMANDED) | dict(valves))
+        assigned = self._orders.assign(alarm, scene)
+        if assigned is None:
             return []
-        order, changes = opened
         event = alarm.event
         deed = Deed(
             rule=event.rule, place=alarm.address, number=event.number, raised=event.raised,
             action=REPAIR_ORDER, target=alarm.address, ts=event.ts, attempt=0,
         )  # fmt: skip
-        return [*changes, *self._deeds.step(deed, "done", event.ts, f"opened {order.id}")]
+        step: Step = "withheld" if assigned.joined else "done"
+        said = f"{'joins' if assigned.joined else 'opened'} {assigned.order.id}"
+        return [*assigned.changes, *self._deeds.step(deed, step, event.ts, said)]
 
     def _too_old(self, ts: int) -> bool:
         age_ms = self._time.now_ms() - ts

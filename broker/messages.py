@@ -222,6 +222,9 @@ class RepairOrder(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Who are without supply when the section is cut off."""
     by: str = ""
     why: str = ""
+    alarms: tuple[str, ...] = ()
+    """`site/device/rule` of every alarm that it answers, the first one first; the most urgent gives
+    rule, title and section."""
 
 
 class TruthRecord(_Message, frozen=True, kw_only=True, omit_defaults=True):

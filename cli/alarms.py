@@ -84,7 +84,8 @@ async def show_one(settings: Settings, city: str | None, name: str, *, as_json: 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for key, value in facts.items():
         instant = key in {"ts", "raised", "until"}
-        table.add_row(key, local_time(settings, city, value) if instant else str(value))
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        table.add_row(key, local_time(settings, city, value) if instant else text)
     console().print(table)
     _print_events(settings, events)
 

@@ -20,6 +20,7 @@ from alerts.engine import AlarmEngine
 from alerts.gates import Change
 from alerts.mailroom import Mailroom
 from alerts.orders import Orders
+from alerts.recorder import Told
 from alerts.rules import RuleSet
 from alerts.service import AlarmService
 from alerts.surroundings import Nowhere, Surroundings
@@ -395,15 +396,18 @@ class Alerting:
         present = self._clock_heard or abs(now - self.service.engine.now) < _PRESENT_MS
         return now if present and self.time.speed == 1.0 else None
 
-    def _raise(self, rule_id: str, address: Address, ts: int, value: float) -> None:
-        """An alarm that no reading raises."""
+    async def _raise(self, rule_id: str, address: Address, ts: int, value: float) -> None:
+        """An alarm that no reading raises; returns when it is durable."""
         rule = VALVE_UNANSWERED
         happening = Change("raised" if value else "cleared", "H", ts)
         transition = Transition(
             rule=rule, address=address, change=happening, ts=ts, quantity=rule_id, value=value,
             limit=rule.limits[0].limit, unit=rule.unit,
         )  # fmt: skip
-        self._work.put_nowait(self.service.report(transition))
+        await self.service.report(transition)
+        durable = asyncio.Event()
+        self.service.recorder.put(Told(durable.set))
+        await durable.wait()
 
 
 @asynccontextmanager

@@ -95,7 +95,8 @@ async def tell(
     console = Console(highlight=False, soft_wrap=True)
     for name in reply.changed:
         console.print(name)
-    console.print(reply.detail)
+    if reply.detail:
+        console.print(reply.detail)
 
 
 def _reply(payload: object) -> OperatorReply | None:

@@ -70,6 +70,10 @@ class Watchers:
         archive.record([Announcement(VALVE, event)])
         desk.offer([Announcement(VALVE, event)])
 
+    async def alarmed(self, rule: str, where: Address, _: int, value: float) -> None:
+        """Take a higher alarm."""
+        self.raised.append((rule, where, value))
+
     def receive(self, desk: ActionDesk, link: Link, messages: list[codec.Publish]) -> None:
         """Sort what arrives."""
         for message in messages:
@@ -99,7 +103,7 @@ async def playing(
     desk = ActionDesk(
         archive, [RULE], around, Actions(mode="armed", rules=("gas-burst",)),
         orders=orders, time=clock, patience_s=0.5,
-        raise_alarm=lambda rule, where, _, value: watchers.raised.append((rule, where, value)),
+        raise_alarm=watchers.alarmed,
     )  # fmt: skip
     session = Session(
         address, client_id="desk",
