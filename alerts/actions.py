@@ -87,7 +87,7 @@ class RaiseAlarm(Protocol):
     """How an alarm that no reading raises comes to the book."""
 
     def __call__(
-        self, rule_id: str, address: Address, ts: int, value: float
+        self, rule_id: str, address: Address, ts: int, value: float, /
     ) -> Coroutine[Any, Any, None]:
         """The number of that rule at the device is `value` from `ts` on; may be said twice.
 
@@ -289,26 +289,28 @@ class ActionDesk:
         """Send the present attempt if it is due; whether a reply comes in its time."""
         kind = COMMANDS[errand.deed.action]
         if errand.deed.state == "due":
-            await self._send(publish, errand.deed)
+            sent_ms = await self._send(publish, errand.deed)
             step: Step = "sent" if errand.deed.attempt == 1 else "retried"
-            await self._keep(errand, step, f"attempt {errand.deed.attempt} of {_ATTEMPTS}")
+            attempt = f"attempt {errand.deed.attempt} of {_ATTEMPTS}"
+            await self._keep(errand, step, attempt, ts=sent_ms)
         wait_s = kind.travel_s / speed_of(self._time) + self._patience_s
         await asyncio.wait([errand.answer], timeout=wait_s)
         return errand.answer.done()
 
-    async def _send(self, publish: Publish, deed: Deed) -> None:
-        """Publish the command's present attempt until the broker has it."""
+    async def _send(self, publish: Publish, deed: Deed) -> int:
+        """Publish the command's present attempt until the broker has it; its instant [ms]."""
         topic, backoff = device_topic(deed.target, Channel.COMMAND), Backoff(first_s=0.1, cap_s=2.0)
         while True:
+            command = self._command(deed)
             try:
                 async with asyncio.timeout(_PUBLISH_TIMEOUT_S):
-                    await publish(topic, encode(self._command(deed)), retain=False)
+                    await publish(topic, encode(command), retain=False)
             except _TRANSIENT as error:
                 trouble = str(error) or "no answer from the broker"
                 _log.warning("command not sent, trying again", to=deed.target_name, trouble=trouble)
                 await asyncio.sleep(backoff.delay_s())
             else:
-                return
+                return command.ts
 
     def _command(self, deed: Deed) -> Command:
         """The command of the present attempt; good until we stop waiting for it."""

@@ -5,6 +5,8 @@ that operators make, beside them. A device is bound when its series are first se
 its birth says what it is.
 """
 
+import sys
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import tzinfo
@@ -36,8 +38,6 @@ _INTERVAL_MS: Final = 60_000
 """A device's interval until its birth is known."""
 
 Role = Literal["watched", "compared", "against", "index"]
-Placed = tuple[bool, int]
-"""Whether it is an output, and the number of the series or output."""
 
 
 class Place(NamedTuple):
@@ -45,6 +45,10 @@ class Place(NamedTuple):
 
     is_derived: bool
     series: int
+
+
+_Leaves = dict[Place, dict[str, Leaf]]
+"""The leaves that watch a device, by their identifiers, where they find their numbers."""
 
 
 class _Kind(msgspec.Struct, frozen=True):
@@ -55,6 +59,9 @@ class _Kind(msgspec.Struct, frozen=True):
     interval_ms: int = _INTERVAL_MS
 
 
+_UNKNOWN: Final = _Kind()
+
+
 class _Demand(msgspec.Struct, frozen=True):
     """What one leaf wants of one quantity of a device."""
 
@@ -63,18 +70,37 @@ class _Demand(msgspec.Struct, frozen=True):
     role: Role
     signal: Signal
     """The signal to make of the quantity, by itself."""
+    is_plain: bool
+    """Whether it is the readings as they come."""
+    other: Signal
+    """What it is compared with; itself where it is not."""
+    comparing: Signal
+    """The signal that compares them."""
 
 
-class _Bound(msgspec.Struct):
-    """What one device is bound to."""
+class _Binding:
+    """What a device is being bound to."""
 
-    leaves: dict[Placed, dict[str, Leaf]]
-    sources: set[tuple[int, Signal, int]]
-    """Series, signal and output of everything that is made for it."""
-    lefts: list[tuple[tuple[str, Signal], int]]
-    """The outputs that compare something of the device, with what."""
-    rights: list[tuple[tuple[str, Signal], int]]
-    """The outputs that something may be compared with, as what."""
+    def __init__(self, device: int, kind: _Kind, outs: dict[Signal, int]) -> None:
+        self.device, self.kind = device, kind
+        self.outs = outs
+        self.leaves: _Leaves = {}
+        self.lefts: list[tuple[Signal, int, int]] = []
+        """The other side, an output and the one that compares them, of this device alone."""
+        self.compared: set[int] = set()
+        """The outputs that compare something."""
+
+    def watch(self, place: Place, leaf: Leaf) -> None:
+        """Let a leaf watch what is found there."""
+        self.leaves.setdefault(place, {})[leaf.id] = leaf
+
+
+class _Hushing(msgspec.Struct, frozen=True):
+    """How a leaf watches the silence of a device."""
+
+    leaf: Leaf
+    signal: Signal
+    operator: SilenceOperator
 
 
 class Bindings:
@@ -90,36 +116,41 @@ class Bindings:
     ) -> None:
         self.table = SeriesTable()
         self.device_of: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._rules = tuple(rules)
         self._zone = zone
         self._raw, self._made, self._composites = raw, made, composites
         self._addresses: list[Address] = []
         self._devices: dict[Address, int] = {}
-        self._kinds: dict[Address, _Kind] = {}
-        self._series_of: defaultdict[Address, list[int]] = defaultdict(list)
-        self._outs: dict[tuple[Address, Signal], int] = {}
-        self._out_address: list[Address] = []
-        self._bound: dict[Address, _Bound] = {}
+        self._kinds: dict[int, _Kind] = {}
+        self._series_of: list[list[int]] = []
+        self._signals: dict[Signal, int] = {SILENT: 0}
+        self._signal_at = [SILENT]
+        self._outs_of: list[array[int]] = []
+        self._out_device = array("q")
+        self._out_signal = array("q")
+        self._bound: dict[int, _Kind] = {}
+        self._hushings: dict[tuple[str | None, str | None], tuple[_Hushing, ...]] = {}
         self._demands: dict[tuple[str, str | None, str | None], tuple[_Demand, ...]] = {}
-        self._lefts: defaultdict[tuple[str, Signal], dict[int, tuple[int, bool]]] = defaultdict(
-            dict
-        )
+        self._lefts: defaultdict[tuple[str, Signal], dict[int, int]] = defaultdict(dict)
         self._rights: defaultdict[tuple[str, Signal], set[int]] = defaultdict(set)
         self._operators: dict[str, Operator] = {}
+        self._operator_of: dict[Signal, Operator] = {}
         self._marks = MarkOperator(zone)
         self._marks_used = False
         self._compare = CompareOperator()
+        self._compares = False
         self._indices: dict[str, Operator] = {}
         self._silences: dict[Signal, SilenceOperator] = {}
         self._late_ms = 0
         self.silence = self._silence(SILENT)
-        self._rule_of = {leaf.id: rule for rule in rules for leaf in rule.leaves}
+        self._watched = tuple((rule, leaf) for rule in rules for leaf in rule.leaves)
+        self._rule_of = {leaf.id: rule for rule, leaf in self._watched}
+        self._composing = {leaf.id for rule, leaf in self._watched if rule.is_composite}
         self._make_operators()
 
     @property
     def outputs(self) -> int:
         """How many outputs there are."""
-        return len(self._out_address)
+        return len(self._out_device)
 
     @property
     def marks_anything(self) -> bool:
@@ -137,26 +168,27 @@ class Bindings:
         known = len(self.table)
         numbers = [self.table.index(one.address, one.quantity) for one in all_series]
         if len(self.table) > known:
-            met: dict[Address, None] = {}
+            met: dict[int, None] = {}
             devices = np.empty(len(self.table) - known, dtype=np.int64)
             for number in range(known, len(self.table)):
-                address = self.table[number].address
-                self._series_of[address].append(number)
-                devices[number - known] = self._device(address)
-                met[address] = None
+                device = self._device(self.table[number].address)
+                self._series_of[device].append(number)
+                devices[number - known] = device
+                met[device] = None
             self.device_of = np.concatenate((self.device_of, devices))
             self._raw.reserve(len(self.table))
-            for address in met:
-                self._bind(address)
+            for device in met:
+                self._bind(device)
         return numbers
 
     def learn(self, address: Address, birth: Birth) -> list[tuple[Rule, Leaf]]:
         """Bind a device as what it is; returns the leaves that watch it no more."""
         kind = _Kind(birth.kind, birth.plant, max(1, round(1000 * birth.interval_s)))
-        if self._kinds.get(address) == kind:
+        device = self._device(address)
+        if self._kinds.get(device) == kind:
             return []
-        self._kinds[address] = kind
-        return self._bind(address) if address in self._series_of else []
+        self._kinds[device] = kind
+        return self._bind(device) if self._series_of[device] else []
 
     def hear(
         self,
@@ -178,41 +210,42 @@ class Bindings:
         made += [operator.take(counted) for operator in self._operators.values()]
         made += [operator.take(counted) for operator in self._indices.values()]
         made = [derived for derived in made if len(derived)]
-        if made and self._lefts:
+        if made and self._compares:
             made.append(self._compare.take(_together(made)))
         return made
 
     def hushes(self, derived: Derived) -> NDArray[np.int64] | None:
         """All positions, where these numbers tell of silence; None where they do not."""
-        tells = len(derived) and self.hushed(int(derived.series[0])) is not None
+        tells = len(derived) and self._out_signal[int(derived.series[0])] == self._signals[SILENT]
         return np.arange(len(derived)) if tells else None
 
     def hushed(self, out: int) -> Address | None:
         """The device of which the output says whether it is silent; None: it says something else."""
-        address = self._out_address[out]
-        return address if self._outs.get((address, SILENT)) == out else None
+        tells = self._out_signal[out] == self._signals[SILENT]
+        return self._addresses[self._out_device[out]] if tells else None
 
     def address(self, series: int, *, is_derived: bool) -> Address:
         """The device of a series or output."""
-        return self._out_address[series] if is_derived else self.table[series].address
+        device = self._out_device[series] if is_derived else self.device_of[series]
+        return self._addresses[device]
 
     def output(self, address: Address, leaf: Leaf) -> Place | None:
         """Where a leaf's numbers of a device are found; None: it does not watch it."""
-        bound = self._bound.get(address)
-        for (is_derived, series), leaves in bound.leaves.items() if bound else ():
-            if leaf.id in leaves:
-                return Place(is_derived, series)
+        device = self._devices.get(address)
+        for place, found in () if device is None else self._watching(device):
+            if found.id == leaf.id:
+                return place
         return None
 
     def capture(self) -> dict[str, Any]:
         """All that has a number, what is known of the devices, and the operators' states."""
-        plain = msgspec.to_builtins
         operators = {**self._operators, **self._indices}
         return {
-            "outs": [[plain(at), signal.id] for at, signal in self._outs],
-            "kinds": [[plain(at), plain(kind)] for at, kind in self._kinds.items()],
-            "devices": [plain(address) for address in self._addresses],
-            "series": [plain(self.table[number]) for number in range(len(self.table))],
+            "devices": [msgspec.structs.astuple(address) for address in self._addresses],
+            "kinds": self._captured_kinds(),
+            "series": self._captured_series(),
+            "signals": [signal.id for signal in self._signals],
+            "outs": {"device": np.array(self._out_device), "signal": np.array(self._out_signal)},
             "operators": {key: operator.capture() for key, operator in operators.items()},
             "marks": self._marks.capture(),
             "compare": self._compare.capture(),
@@ -222,14 +255,19 @@ class Bindings:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Number and bind everything as it was, and give the operators their states."""
-        for at, signal_id in state["outs"]:
-            signal = msgspec.json.decode(signal_id, type=Signal)
-            self._out(msgspec.convert(at, Address), signal)
-        for at, kind in state["kinds"]:
-            self._kinds[msgspec.convert(at, Address)] = msgspec.convert(kind, _Kind)
-        for at in state["devices"]:
-            self._device(msgspec.convert(at, Address))
-        self.index(msgspec.convert(series, Series) for series in state["series"])
+        for row in state["devices"]:
+            self._device(Address(*row))
+        signals = [msgspec.json.decode(signal, type=Signal) for signal in state["signals"]]
+        outs = state["outs"]
+        for device, signal in zip(outs["device"].tolist(), outs["signal"].tolist(), strict=True):
+            self._new_out(device, signals[signal])
+        kinds = msgspec.convert(state["kinds"]["kinds"], list[_Kind])
+        for device, kind in enumerate(state["kinds"]["of"].tolist()):
+            if kind >= 0:
+                self._kinds[device] = kinds[kind]
+        quantities, series = state["series"]["quantities"], state["series"]
+        rows = zip(series["device"].tolist(), series["quantity"].tolist(), strict=True)
+        self.index(Series(self._addresses[device], quantities[number]) for device, number in rows)
         for key, operator in {**self._operators, **self._indices}.items():
             if key in state["operators"]:
                 operator.restore(state["operators"][key])
@@ -240,20 +278,40 @@ class Bindings:
             if signal.id in state["silences"]:
                 silence.restore(state["silences"][signal.id])
 
+    def _captured_kinds(self) -> dict[str, Any]:
+        """Every kind once, and by device its place among them; -1 where none is known."""
+        place: dict[_Kind, int] = {}
+        of = np.full(len(self._addresses), -1, dtype=np.int64)
+        for device, kind in self._kinds.items():
+            of[device] = place.setdefault(kind, len(place))
+        return {"kinds": msgspec.to_builtins(list(place)), "of": of}
+
+    def _captured_series(self) -> dict[str, Any]:
+        """Every quantity once, and by series the device and the quantity's place among them."""
+        place: dict[str, int] = {}
+        names = (self.table[number].quantity for number in range(len(self.table)))
+        quantity = np.array([place.setdefault(name, len(place)) for name in names], dtype=np.int64)
+        return {"device": self.device_of, "quantity": quantity, "quantities": list(place)}
+
     def _make_operators(self) -> None:
-        for rule in self._rules:
-            for leaf in rule.leaves:
-                for signal in (leaf.signal, leaf.signal.over, leaf.signal.minus):
-                    if signal is not None and signal.stat == "silence":
-                        self._silence(signal)
-                    elif signal is not None:
-                        self._operator(signal.alone)
+        for _, leaf in self._watched:
+            for signal in (leaf.signal, leaf.signal.over, leaf.signal.minus):
+                if signal is not None and signal.stat == "silence":
+                    self._silence(signal)
+                elif signal is not None:
+                    self._operator(signal.alone)
 
     def _operator(self, signal: Signal) -> Operator:
         """The operator that makes a signal, made when it is first asked for.
 
         Of readings as they come the marks make numbers, so that they can be compared.
         """
+        found = self._operator_of.get(signal)
+        if found is None:
+            found = self._operator_of[signal] = self._operator_by_key(signal)
+        return found
+
+    def _operator_by_key(self, signal: Signal) -> Operator:
         key = _operator_key(signal)
         if not key:
             return self._marks
@@ -287,115 +345,171 @@ class Bindings:
         if number is None:
             number = self._devices[address] = len(self._addresses)
             self._addresses.append(address)
+            self._series_of.append([])
+            self._outs_of.append(array("q"))
         return number
 
-    def _out(self, address: Address, signal: Signal) -> int:
-        out = self._outs.get((address, signal))
+    def _out(self, binding: _Binding, signal: Signal) -> int:
+        out = binding.outs.get(signal)
         if out is None:
-            out = self._outs[address, signal] = len(self._out_address)
-            self._out_address.append(address)
-            self._made.reserve(len(self._out_address))
+            out = binding.outs[signal] = self._new_out(binding.device, signal)
         return out
 
-    def _bind(self, address: Address) -> list[tuple[Rule, Leaf]]:
+    def _new_out(self, device: int, signal: Signal) -> int:
+        number = self._signals.setdefault(signal, len(self._signals))
+        if number == len(self._signal_at):
+            self._signal_at.append(signal)
+        out = len(self._out_device)
+        self._out_device.append(device)
+        self._out_signal.append(number)
+        self._outs_of[device].append(out)
+        self._made.reserve(out + 1)
+        return out
+
+    def _watching(self, device: int) -> Iterator[tuple[Place, Leaf]]:
+        """The leaves that watch a device, and where."""
+        for series in self._series_of[device]:
+            for leaf in self._raw.leaves(series):
+                yield Place(False, series), leaf
+        for out in self._outs_of[device]:
+            for leaf in self._made.leaves(out):
+                yield Place(True, out), leaf
+
+    def _bind(self, device: int) -> list[tuple[Rule, Leaf]]:
         """Bind a device as what is known of it says; returns the leaves that watch it no more."""
-        kind = self._kinds.get(address, _Kind())
-        old = self._bound.get(address, _Bound({}, set(), [], []))
-        bound = _Bound({}, set(), [], [])
-        self._part(old)
-        for series in self._series_of[address]:
+        kind, before = self._kinds.get(device, _UNKNOWN), self._bound.get(device)
+        outs = {self._signal_at[self._out_signal[out]]: out for out in self._outs_of[device]}
+        binding = _Binding(device, kind, outs)
+        if before is not None and before != kind:
+            self._part(device, before, outs)
+        for series in self._series_of[device]:
+            for demand in self._wanted(self.table[series].quantity, kind):
+                self._supply(binding, series, demand)
+        self._watch_silence(binding)
+        self._compare_own(binding)
+        if before is not None:
+            self._leave(binding, before)
+        self._bound[device] = kind
+        return self._rebind(binding)
+
+    def _leave(self, binding: _Binding, before: _Kind) -> None:
+        """Make no more what a device of its kind before had and has no longer."""
+        for out in self._outs_of[binding.device]:
+            signal = self._signal_at[self._out_signal[out]]
+            if (signal.over or signal.minus) and out not in binding.compared:
+                self._compare.unlink(out)
+        for series in self._series_of[binding.device] if before != binding.kind else ():
             quantity = self.table[series].quantity
-            for demand in self._wanted(quantity, kind):
-                self._supply(bound, address, series, demand, kind)
-        self._watch_silence(bound, address, kind)
-        self._bound[address] = bound
-        for series, signal, _ in old.sources - bound.sources:
-            self._operator(signal).exclude(series, signal)
-        return self._rebind(address, old, bound)
+            kept = {demand.signal for demand in self._wanted(quantity, binding.kind)}
+            for demand in self._wanted(quantity, before):
+                if demand.signal not in kept and not demand.is_plain:
+                    self._operator(demand.signal).exclude(series, demand.signal)
 
-    def _rebind(self, address: Address, old: _Bound, bound: _Bound) -> list[tuple[Rule, Leaf]]:
-        """Set the watches of a device."""
-        for placed in {**old.leaves, **bound.leaves}:
-            is_derived, series = placed
-            leaves = tuple(bound.leaves.get(placed, {}).values())
-            (self._made if is_derived else self._raw).bind(series, leaves)
-        before = {key: leaf for leaves in old.leaves.values() for key, leaf in leaves.items()}
-        after = {key: leaf for leaves in bound.leaves.values() for key, leaf in leaves.items()}
+    def _rebind(self, binding: _Binding) -> list[tuple[Rule, Leaf]]:
+        """Set the watches of a device; returns the leaves that watch it no more."""
+        before: dict[str, Leaf] = {}
+        after: dict[str, Leaf] = {}
+        for place, leaf in list(self._watching(binding.device)):
+            before[leaf.id] = leaf
+            if place not in binding.leaves:
+                self._watches(place).bind(place.series, ())
+        for place, by_id in binding.leaves.items():
+            after |= by_id
+            self._watches(place).bind(place.series, tuple(by_id.values()))
+        address = self._addresses[binding.device]
         for key, leaf in after.items():
-            if key not in before and self._rule_of[key].is_composite:
+            if key in self._composing and key not in before:
                 self._composites.add(self._rule_of[key], leaf, address)
-        gone = before.keys() - after.keys()
-        return [(self._rule_of[key], leaf) for key, leaf in before.items() if key in gone]
+        return [(self._rule_of[key], leaf) for key, leaf in before.items() if key not in after]
 
-    def _supply(
-        self, bound: _Bound, address: Address, series: int, demand: _Demand, kind: _Kind
-    ) -> None:
+    def _watches(self, place: Place) -> Watches:
+        return self._made if place.is_derived else self._raw
+
+    def _supply(self, binding: _Binding, series: int, demand: _Demand) -> None:
         """Have one demand's signal made of a series, and bind its leaf to what it watches."""
-        signal, leaf = demand.signal, demand.leaf
-        if demand.role == "watched" and signal.is_raw:
-            bound.leaves.setdefault((False, series), {})[leaf.id] = leaf
+        if demand.is_plain:
+            binding.watch(Place(False, series), demand.leaf)
             return
-        out = self._include(bound, address, series, signal, kind)
+        out = self._include(binding, series, demand.signal)
         if demand.role in {"watched", "index"}:
-            bound.leaves.setdefault((True, out), {})[leaf.id] = leaf
-            return
-        self._link(bound, address, leaf, out, is_left=demand.role == "compared")
+            binding.watch(Place(True, out), demand.leaf)
+        else:
+            self._link(binding, demand, out)
 
-    def _link(
-        self, bound: _Bound, address: Address, leaf: Leaf, out: int, *, is_left: bool
-    ) -> None:
+    def _link(self, binding: _Binding, demand: _Demand, out: int) -> None:
         """Compare an output with those of the other side that there are, and that will be."""
-        other = leaf.signal.over or leaf.signal.minus
-        if other is None:
+        signal, other = demand.leaf.signal, demand.other
+        is_left = demand.role == "compared"
+        if is_left:
+            self._compares = True
+            compared = self._out(binding, demand.comparing)
+            binding.compared.add(compared)
+            binding.watch(Place(True, compared), demand.leaf)
+        if not other.at:
+            if is_left:
+                binding.lefts.append((other.alone, out, compared))
             return
-        key = (_scope(address, other), other.alone)
-        if not is_left:
-            self._rights[key].add(out)
-            bound.rights.append((key, out))
-            for compared, (left, quotient) in self._lefts[key].items():
-                self._compare.link(left, out, compared, quotient)
+        key = (_scope(self._addresses[binding.device], other), other.alone)
+        if is_left:
+            self._lefts[key][compared] = out
+            for right in self._rights[key]:
+                self._compare.link(out, right, compared, signal.over is not None)
             return
-        compared = self._out(address, replace(leaf.signal, at=""))
-        quotient = leaf.signal.over is not None
-        self._lefts[key][compared] = (out, quotient)
-        bound.lefts.append((key, compared))
-        for right in self._rights[key]:
-            self._compare.link(out, right, compared, quotient)
-        bound.leaves.setdefault((True, compared), {})[leaf.id] = leaf
+        self._rights[key].add(out)
+        for compared, left in self._lefts[key].items():
+            quotient = self._signal_at[self._out_signal[compared]].over is not None
+            self._compare.link(left, out, compared, quotient)
 
-    def _include(
-        self, bound: _Bound, address: Address, series: int, signal: Signal, kind: _Kind
-    ) -> int:
-        out = self._out(address, signal)
+    def _compare_own(self, binding: _Binding) -> None:
+        """Compare the outputs of a device with one another."""
+        for other, left, compared in binding.lefts:
+            right = binding.outs.get(other)
+            if right is None:
+                self._compare.unlink(compared)
+            else:
+                quotient = self._signal_at[self._out_signal[compared]].over is not None
+                self._compare.link(left, right, compared, quotient)
+
+    def _include(self, binding: _Binding, series: int, signal: Signal) -> int:
+        out = self._out(binding, signal)
         operator = self._operator(signal)
         self._marks_used |= operator is self._marks
         if isinstance(operator, IndexOperator):
             operator.name(series, self.table[series].quantity)
-        operator.include(series, signal, out, kind.interval_ms)
-        bound.sources.add((series, signal, out))
+        operator.include(series, signal, out, binding.kind.interval_ms)
         return out
 
-    def _part(self, bound: _Bound) -> None:
-        """Compare nothing of a device any more."""
-        for key, compared in bound.lefts:
-            self._lefts[key].pop(compared, None)
-            self._compare.unlink(compared)
-        for key, out in bound.rights:
-            self._rights[key].discard(out)
+    def _part(self, device: int, kind: _Kind, outs: Mapping[Signal, int]) -> None:
+        """Compare nothing of a device with other devices any more."""
+        for series in self._series_of[device]:
+            for demand in self._wanted(self.table[series].quantity, kind):
+                if demand.role not in {"compared", "against"} or not demand.other.at:
+                    continue
+                key = (_scope(self._addresses[device], demand.other), demand.other.alone)
+                if demand.role == "against":
+                    self._rights[key].discard(outs.get(demand.signal, -1))
+                elif demand.comparing in outs:
+                    self._lefts[key].pop(outs[demand.comparing], None)
+                    self._compare.unlink(outs[demand.comparing])
 
-    def _watch_silence(self, bound: _Bound, address: Address, kind: _Kind) -> None:
-        device = self._device(address)
-        self.silence.include(device, self._out(address, SILENT), kind.interval_ms)
-        for rule in self._rules:
-            for leaf in rule.leaves:
-                if leaf.signal.stat == "silence" and _fits(rule, leaf.signal.at, kind):
-                    operator = self._silence(leaf.signal)
-                    signal = replace(
-                        SILENT, window_ms=leaf.signal.window_ms, intervals=leaf.signal.intervals
-                    )
-                    out = self._out(address, signal)
-                    operator.include(device, out, kind.interval_ms)
-                    bound.leaves.setdefault((True, out), {})[leaf.id] = leaf
+    def _watch_silence(self, binding: _Binding) -> None:
+        kind, device = binding.kind, binding.device
+        self.silence.include(device, self._out(binding, SILENT), kind.interval_ms)
+        key = (kind.device, kind.plant)
+        if key not in self._hushings:
+            self._hushings[key] = tuple(self._all_hushings(kind))
+        for hushing in self._hushings[key]:
+            out = self._out(binding, hushing.signal)
+            hushing.operator.include(device, out, kind.interval_ms)
+            binding.watch(Place(True, out), hushing.leaf)
+
+    def _all_hushings(self, kind: _Kind) -> Iterator[_Hushing]:
+        for rule, leaf in self._watched:
+            signal = leaf.signal
+            if signal.stat == "silence" and _fits(rule, signal.at, kind):
+                window_ms, intervals = signal.window_ms, signal.intervals
+                made = replace(SILENT, window_ms=window_ms, intervals=intervals)
+                yield _Hushing(leaf, made, self._silence(signal))
 
     def _wanted(self, quantity: str, kind: _Kind) -> tuple[_Demand, ...]:
         key = (quantity, kind.device, kind.plant)
@@ -404,21 +518,27 @@ class Bindings:
         return self._demands[key]
 
     def _all_demands(self, quantity: str, kind: _Kind) -> Iterator[_Demand]:
-        for rule in self._rules:
-            for leaf in rule.leaves:
-                signal = leaf.signal
-                other = signal.over or signal.minus
-                if other is not None and other.quantity == quantity:
-                    where = other.at or signal.at
-                    if _fits(rule, where, kind):
-                        yield _Demand(rule, leaf, "against", other.alone)
-                if not _fits(rule, signal.at, kind):
-                    continue
-                if signal.index is not None and quantity in INDEX_QUANTITIES[signal.index]:
-                    yield _Demand(rule, leaf, "index", signal.alone)
-                elif signal.quantity == quantity:
-                    role: Role = "watched" if other is None else "compared"
-                    yield _Demand(rule, leaf, role, signal.alone)
+        for rule, leaf in self._watched:
+            signal = leaf.signal
+            other = signal.over or signal.minus
+            if other is not None and other.quantity == quantity:
+                where = other.at or signal.at
+                if _fits(rule, where, kind):
+                    yield _demand(rule, leaf, "against", other.alone)
+            if not _fits(rule, signal.at, kind):
+                continue
+            if signal.index is not None and quantity in INDEX_QUANTITIES[signal.index]:
+                yield _demand(rule, leaf, "index", signal.alone)
+            elif signal.quantity == quantity:
+                role: Role = "watched" if other is None else "compared"
+                yield _demand(rule, leaf, role, signal.alone)
+
+
+def _demand(rule: Rule, leaf: Leaf, role: Role, signal: Signal) -> _Demand:
+    whole = leaf.signal
+    other = whole.over or whole.minus or whole
+    plain = role == "watched" and signal.is_raw
+    return _Demand(rule, leaf, role, signal, plain, other, replace(whole, at=""))
 
 
 def _operator_key(signal: Signal) -> str:
@@ -442,10 +562,8 @@ def _fits(rule: Rule, at: str, kind: _Kind) -> bool:
 
 
 def _scope(address: Address, other: Signal) -> str:
-    """Among which devices the other side of a comparison is looked for."""
-    if not other.at:
-        return str(address)
-    return f"{address.city}/{address.district}/{address.site} {other.at}"
+    """Among which devices of others the other side of a comparison is looked for."""
+    return sys.intern(f"{address.city}/{address.district}/{address.site} {other.at}")
 
 
 def _together(made: Sequence[Derived]) -> Derived:

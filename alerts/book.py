@@ -5,6 +5,8 @@ with an instant before handing in what happened at that instant, whenever someth
 """
 
 import heapq
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -23,6 +25,7 @@ from alerts.transitions import AlarmKey, Transition
 from broker.messages import (
     AlarmEvent,
     AlarmHappening,
+    AlarmState,
     Announcement,
     OperatorAction,
     OperatorRequest,
@@ -65,6 +68,12 @@ class AlarmBook:
         self._queued: dict[AlarmKey, int] = {}
         self._unruly: list[AlarmKey] = []
         self._newest = -NEVER
+        self._standing: dict[int, Alarm] = {}
+        """By serial: those that are not normal."""
+        self._rows: list[str] = []
+        """By serial: the alarm as JSON, as it was when it was last captured."""
+        self._changed: set[int] = set()
+        """The serials of those that have changed since."""
 
     @property
     def due(self) -> int:
@@ -149,11 +158,15 @@ class AlarmBook:
 
     def standing(self) -> list[Announcement]:
         """The newest event of every alarm that is not normal, in the order of their raises."""
-        standing = [alarm for alarm in self._alarms.values() if alarm.shown != "normal"]
+        standing = list(self._standing.values())
         standing.sort(key=lambda alarm: (alarm.raised, alarm.serial))
         return [
             Announcement(alarm.address, alarm.last) for alarm in standing if alarm.last is not None
         ]
+
+    def states(self) -> Counter[AlarmState]:
+        """How many alarms are in each state, those that are normal left out."""
+        return Counter(alarm.shown for alarm in self._standing.values())
 
     def is_active(self, key: AlarmKey) -> bool:
         """Whether the condition of that alarm holds, told to people or not."""
@@ -165,10 +178,16 @@ class AlarmBook:
         return self._tally.figures(self._alarms.values(), now)
 
     def capture(self) -> dict[str, Any]:
-        """A copy of all that the book remembers, of plain data."""
+        """A copy of all that the book remembers, of plain data; quick where little has changed."""
+        if self._changed:
+            alarms = list(self._alarms.values())
+            for serial in self._changed:
+                self._rows[serial] = msgspec.json.encode(alarms[serial]).decode()
+            self._changed.clear()
+        places = (address for place in self._places.values() for address in place)
         return {
-            "alarms": [msgspec.to_builtins(alarm) for alarm in self._alarms.values()],
-            "places": [msgspec.to_builtins(a) for place in self._places.values() for a in place],
+            "alarms": list(self._rows),
+            "places": [list(msgspec.structs.astuple(address)) for address in places],
             "causes": self._causes.capture(),
             "tally": self._tally.capture(),
             "unruly": [self._alarms[key].serial for key in self._unruly],
@@ -185,9 +204,9 @@ class AlarmBook:
         self._causes.restore(state["causes"])
         self._tally.restore(state["tally"])
         for place in state["places"]:
-            self._meet(msgspec.convert(place, Address))
-        for alarm in msgspec.convert(state["alarms"], list[Alarm]):
-            self._include(alarm)
+            self._meet(Address(*place))
+        for row in state["alarms"]:
+            self._include(_alarm(row))
         for alarm in self._alarms.values():
             self._settle(alarm, self._newest, spread=False)
         captured = set(state["unruly"])
@@ -200,7 +219,7 @@ class AlarmBook:
     def renumber(self, state: dict[str, Any]) -> None:
         """Begin, in a new book, after what another has captured: only its numbers go on."""
         for row in state["alarms"]:
-            past = msgspec.convert(row, Alarm)
+            past = _alarm(row)
             alarm = Alarm(
                 address=past.address, rule=past.rule, serial=len(self._alarms),
                 finding=past.finding, number=past.number,
@@ -228,7 +247,17 @@ class AlarmBook:
         self._at.setdefault(alarm.address, []).append(alarm)
         self._meet(alarm.address)
         self._suppression.enrol(alarm)
+        self._rows.append("")
+        self._note(alarm)
         return alarm
+
+    def _note(self, alarm: Alarm) -> None:
+        """Whatever changes an alarm says so here."""
+        self._changed.add(alarm.serial)
+        if alarm.shown == "normal":
+            self._standing.pop(alarm.serial, None)
+        else:
+            self._standing[alarm.serial] = alarm
 
     def _hold(self, alarm: Alarm, transition: Transition) -> None:
         """Whether the condition holds; something was heard of it, so it is not stale."""
@@ -316,6 +345,7 @@ class AlarmBook:
         if not alarm.active or alarm.stale is stale or rule is None or rule.kind == "silence":
             return []
         alarm.stale = stale
+        self._note(alarm)
         step = move(alarm.shown, "hush" if stale else "hear")
         return [] if step.event is None else [self._say(alarm, step.event, (ts, "", ""))]
 
@@ -360,6 +390,7 @@ class AlarmBook:
         return said
 
     def _schedule(self, alarm: Alarm) -> None:
+        self._note(alarm)
         due, _ = alarm.next_due(self._rules.get(alarm.rule))
         if self._queued.get(alarm.key, NEVER) == due:
             return
@@ -439,3 +470,13 @@ class AlarmBook:
                 alarm.disabled, step = True, Move(None, step.event)
             said = self._take(alarm, step, doing)
         return said + self._settle(alarm, ts)
+
+
+def _alarm(row: str) -> Alarm:
+    """The alarm that was captured as `row`.
+
+    Not by msgspec's decoder of JSON: that makes a text of one character anew each time, and an
+    event leaves out a default field only where it is the very object, so that the same event would
+    be written in another way after a restart.
+    """
+    return msgspec.convert(json.loads(row), Alarm)

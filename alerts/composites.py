@@ -16,6 +16,7 @@ from city.cityfile import Address
 
 EVERYONE: Final = "all"
 """The device, and where needed the site, that stands for a place in the alarm of a count."""
+_NOTHING: Final[frozenset[str]] = frozenset()
 _NARROW_TO_WIDE: Final[tuple[Group, ...]] = ("device", "site", "section", "district", "city")
 
 
@@ -48,9 +49,11 @@ class Composites:
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
         self._evidence: dict[tuple[str, Address], Evidence] = {}
-        self._watched: defaultdict[str, set[Address]] = defaultdict(set)
+        self._watched: dict[Address, frozenset[str]] = {}
+        self._alike: dict[tuple[frozenset[str], str], frozenset[str]] = {}
         self._places: defaultdict[tuple[str, str], set[Address]] = defaultdict(set)
         self._rules: dict[str, Rule] = {}
+        self._scopes: dict[str, tuple[Group, ...]] = {}
         self._holding: dict[AlarmKey, Evidence] = {}
         self._pending: dict[AlarmKey, _Pending] = {}
         self._due: list[tuple[int, Address, str]] = []
@@ -63,15 +66,15 @@ class Composites:
     def add(self, rule: Rule, leaf: Leaf, address: Address) -> None:
         """A leaf of a rule watches a device."""
         self._rules[rule.id] = rule
-        self._watched[leaf.id].add(address)
-        for within in _NARROW_TO_WIDE[1:]:
+        self._watched[address] = self._and(self._watched.get(address, _NOTHING), leaf.id)
+        for within in self._looked_at(rule):
             self._places[leaf.id, self._place(address, within)].add(address)
 
     def remove(self, rule: Rule, leaf: Leaf, address: Address, ts: int) -> list[Transition]:
         """A leaf of a rule watches a device no more."""
         found = self.change(rule, leaf, address, None, ts)
-        self._watched[leaf.id].discard(address)
-        for within in _NARROW_TO_WIDE[1:]:
+        self._watched[address] = self._watched.get(address, _NOTHING) - {leaf.id}
+        for within in self._looked_at(rule):
             self._places[leaf.id, self._place(address, within)].discard(address)
         return found
 
@@ -116,7 +119,7 @@ class Composites:
         """Go on from there, with the rules that there still are."""
         for leaf, at, evidence in state["evidence"]:
             address = msgspec.convert(at, Address)
-            if address in self._watched.get(leaf, ()):
+            if self._sees(leaf, address):
                 self._evidence[leaf, address] = msgspec.convert(evidence, Evidence)
         for rule, at, evidence in state["holding"]:
             if rule in self._rules:
@@ -125,6 +128,24 @@ class Composites:
         for due, at, rule, holds in state["pending"]:
             if rule in self._rules:
                 self._wait(_Pending(due, msgspec.convert(at, Address), rule, holds))
+
+    def _sees(self, leaf: str, address: Address) -> bool:
+        """Whether a leaf watches a device."""
+        return leaf in self._watched.get(address, _NOTHING)
+
+    def _and(self, leaves: frozenset[str], leaf: str) -> frozenset[str]:
+        """The leaves and one more, as one object for all devices that these watch."""
+        key = (leaves, leaf)
+        if key not in self._alike:
+            self._alike[key] = leaves | {leaf}
+        return self._alike[key]
+
+    def _looked_at(self, rule: Rule) -> tuple[Group, ...]:
+        """The places beyond the device itself of which the rule looks at the devices."""
+        if rule.id not in self._scopes:
+            scopes = set(_scopes(rule.condition))
+            self._scopes[rule.id] = tuple(one for one in _NARROW_TO_WIDE[1:] if one in scopes)
+        return self._scopes[rule.id]
 
     def _judge(
         self, rule: Rule, target: Address, ts: int, evidence: Evidence | None
@@ -208,14 +229,14 @@ class Composites:
 
     def _near(self, leaf: Leaf, target: Address, within: Group) -> set[Address]:
         if within == "device":
-            return {target} & self._watched[leaf.id]
+            return {target} if self._sees(leaf.id, target) else set()
         return self._places.get((leaf.id, self._place(target, within)), set())
 
     def _targets(self, rule: Rule, address: Address) -> list[Address]:
         """Where a rule has to be judged again when a leaf of it changes at a device."""
         if isinstance(rule.condition, Count):
             return [self._representative(address, rule.condition.within)]
-        reached = {address} & self._watched[rule.head.id]
+        reached = {address} if self._sees(rule.head.id, address) else set()
         for scope in set(_scopes(rule.condition)) - {"device"}:
             reached |= self._near(rule.head, address, scope)
         return sorted(reached)

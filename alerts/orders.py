@@ -105,11 +105,12 @@ class Scene(msgspec.Struct, frozen=True):
 
 
 class Assigned(msgspec.Struct, frozen=True):
-    """An alarm's order, the changes that make it so, and whether it was there before."""
+    """An alarm's order, and the changes that make it so."""
 
     order: RepairOrder
     changes: list[Change]
-    joined: bool
+    how: Literal["opened", "joins", "presses"]
+    """`presses`: it was there for this occurrence, which is more urgent now."""
 
 
 class Untold(msgspec.Struct, frozen=True):
@@ -152,7 +153,8 @@ class Orders:
             order = self._joined(current, alarm, scene, urgency)
             changes = [] if _same(order, current) else [_appended(order)]
         answers = _answers(order, alarm, scene, urgency)
-        return Assigned(order, [*changes, answers], joined=current is not None)
+        how: Any = "presses" if number else "opened" if current is None else "joins"
+        return Assigned(order, [*changes, answers], how)
 
     def valve(self, alarm: tuple[Address, str, int], name: str, what: str, ts: int) -> list[Change]:
         """What became of a valve `site/device`, in the order of that alarm and raise instant."""

@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from alerts.runs import LONG_AGO, OUT, Column, Field, Slots, joined
 from alerts.signals import NOTHING, Arrived, Derived, Signal
+from alerts.slots import LONG_AGO, OUT, Column, Field, Slots, joined
 
 _NEVER: Final = 2**62
 _COVER_AT_LEAST_MS: Final = 60_000

@@ -25,11 +25,12 @@ _FRESH_WALL_S: Final = 60.0
 _ONE_BURST_MS: Final = 30_000
 """Alarms of one rule at one site that are no farther apart are of one burst (engineering default)."""
 _PUT_ASIDE: Final = frozenset({"shelved", "suppressed", "out-of-service"})
+NO_ANSWER: Final = "does not answer"
 _SO_FAR: Final[Mapping[Standing, str]] = {
     "due": "closing",
     "sent": "closing",
     "retried": "told to close again",
-    "unanswered": "does not answer",
+    "unanswered": NO_ANSWER,
     "would-send": "not commanded (dry run)",
 }
 """What an order says of a valve; of the other steps it says what the step does."""
@@ -190,15 +191,15 @@ class Planner:
         position = self._surroundings.position(alarm.address)
         scene = Scene(section, position, dict.fromkeys(names, NOT_COMMANDED) | dict(valves))
         assigned = self._orders.assign(alarm, scene)
-        if assigned is None:
-            return []
+        if assigned is None or assigned.how == "presses":
+            return assigned.changes if assigned else []
         event = alarm.event
         deed = Deed(
             rule=event.rule, place=alarm.address, number=event.number, raised=event.raised,
             action=REPAIR_ORDER, target=alarm.address, ts=event.ts, attempt=0,
         )  # fmt: skip
-        step: Step = "withheld" if assigned.joined else "done"
-        said = f"{'joins' if assigned.joined else 'opened'} {assigned.order.id}"
+        step: Step = "done" if assigned.how == "opened" else "withheld"
+        said = f"{assigned.how} {assigned.order.id}"
         return [*assigned.changes, *self._deeds.step(deed, step, event.ts, said)]
 
     def _too_old(self, ts: int) -> bool:

@@ -83,7 +83,8 @@ class Publisher:
                 continue
             backoff.reset()
             if not rows:
-                self._idle.set()
+                if not self._work.is_set():  # else there may be something that we did not read
+                    self._idle.set()
                 await self._wait()
 
     async def settled(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from alerts.runs import LONG_AGO, Field, Slots
 from alerts.signals import NOTHING, Arrived, Derived, Signal
+from alerts.slots import LONG_AGO, Field, Slots
 
 _RING_MOST: Final = 256
 _RING_SPARE: Final = 3

@@ -22,7 +22,7 @@ from alerts.rules import Count, Every, Leaf, Not, Rule, RuleKind, RuleSet, Some
 from alerts.signals import WINDOWED, Signal
 from broker.messages import AlarmState, Announcement, Severity, TruthRecord
 from city.cityfile import Address
-from city.events import EVENT_KINDS, Layer
+from city.events import EVENT_KINDS
 from city.quantities import Domain, quantities_of
 
 HIDDEN: Final[frozenset[AlarmState]] = frozenset({"shelved", "suppressed", "out-of-service"})
@@ -59,12 +59,14 @@ affects. All other readings show what is so, as well as their instrument can."""
 class Detector(msgspec.Struct, frozen=True, kw_only=True):
     """The rules of these packs and kinds, about one of these quantities; empty means any.
 
-    `flags`: rules that count one of these letters. `witness`: they watch limits.
+    `foreign`: but not rules whose identifier begins with one of these words. `flags`: rules that
+    count one of these letters. `witness`: they watch limits.
     """
 
     packs: frozenset[str] = frozenset()
     kinds: frozenset[RuleKind] = frozenset()
     quantities: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
     flags: str = ""
     witness: bool = False
 
@@ -75,6 +77,7 @@ class Detector(msgspec.Struct, frozen=True, kw_only=True):
             (not self.packs or rule.pack in self.packs)
             and (not self.kinds or rule.kind in self.kinds)
             and (not self.quantities or any(s.quantity in self.quantities for s in signals))
+            and not any(f"{rule.id}-".startswith(f"{word}-") for word in self.foreign)
             and (not self.flags or any(_counts(signal, self.flags) for signal in signals))
         )
 
@@ -86,17 +89,29 @@ _PARTICULATES: Final = frozenset({"pm25", "pm10", "no2", "co", ""})
 _AIR: Final = frozenset({"air-gb3095-2026", "air-who-2021", "air-us-epa-2024"})
 _WATER: Final = frozenset({"water-gb3838"})
 _PERMITS: Final = frozenset({"emission-permits"})
+_FALSIFIED: Final = frozenset({"falsification"})
+_SIGNS: Final = frozenset(
+    {
+        "constant", "cap", "scale", "air-dilution", "o2-fake", "sample-swap", "secret-discharge",
+        "inspection",
+    }
+)  # fmt: skip
+"""How the identifiers of falsification rules begin."""
 
 
 def _quality(*kinds: RuleKind) -> Detector:
     return Detector(packs=_QUALITY, kinds=frozenset(kinds))
 
 
+def _signs(*words: str) -> Detector:
+    """Rules for these signs of fraud, and those whose identifier names no sign."""
+    return Detector(packs=_FALSIFIED, foreign=_SIGNS.difference(words))
+
+
 def _any_pack(*kinds: RuleKind) -> Detector:
     return Detector(kinds=frozenset(kinds))
 
 
-_FALSIFIED: Final = Detector(packs=frozenset({"falsification"}))
 _EXCEEDED: Final = Detector(packs=_PERMITS, kinds=_LIMITS, witness=True)
 _DOWNSTREAM: Final = Detector(packs=_WATER, kinds=_LIMITS, witness=True)
 _DOWNWIND: Final = Detector(packs=_AIR, kinds=_LIMITS, witness=True)
@@ -105,7 +120,7 @@ DETECTORS: Final[Mapping[str, tuple[Detector, ...]]] = {
     "smog": (Detector(packs=_AIR, kinds=_LIMITS, quantities=_PARTICULATES, witness=True),),
     "spill": (_DOWNSTREAM,),
     "treatment-failure": (_EXCEEDED, _DOWNSTREAM, _DOWNWIND),
-    "secret-discharge": (_FALSIFIED, _EXCEEDED, _DOWNSTREAM, _DOWNWIND),
+    "secret-discharge": (_signs("secret-discharge"), _EXCEEDED, _DOWNSTREAM, _DOWNWIND),
     "gas-leak": (Detector(packs=_GAS, quantities=frozenset({"methane"})),),
     "gas-burst": (
         Detector(packs=_GAS, quantities=frozenset({"gas_pressure", "gas_flow", "methane"})),
@@ -120,7 +135,12 @@ DETECTORS: Final[Mapping[str, tuple[Detector, ...]]] = {
     "maintenance": (Detector(kinds=frozenset({"flags"}), flags="M"),),
     "fault": (Detector(kinds=frozenset({"flags"}), flags="D"),),
     "stopped": (Detector(kinds=frozenset({"flags"}), flags="F"),),
-    **{row.id: (_FALSIFIED,) for row in EVENT_KINDS.values() if row.layer is Layer.FRAUD},
+    "constant": (_signs("constant", "cap", "scale"),),
+    "cap": (_signs("cap", "constant", "scale"),),
+    "scale": (_signs("scale", "sample-swap"),),
+    "air-dilution": (_signs("air-dilution"),),
+    "o2-fake": (_signs("o2-fake"),),
+    "sample-swap": (_signs("sample-swap", "scale", "constant"),),
 }
 """By kind of event; kinds that are not here are looked for by rules with their name alone."""
 

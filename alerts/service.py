@@ -22,7 +22,7 @@ from alerts.recorder import Events, Input, Recorder, State, Told
 from alerts.rules import RuleSet
 from alerts.state import pack, unpack
 from alerts.transitions import Transition
-from broker.messages import Announcement, Birth, OperatorReply, OperatorRequest
+from broker.messages import AlarmState, Announcement, Birth, OperatorReply, OperatorRequest
 from city.cityfile import Address
 from city.errors import InputError
 from city.readings import ReadingBatch
@@ -36,6 +36,8 @@ _COST_SHARE: Final = 50
 _SHOWN_MAX: Final = 200
 _REACHED_EVERY_MS: Final = 250
 _NEVER: Final = 2**63
+
+_WAITING: Final[tuple[AlarmState, ...]] = ("unacknowledged", "returned", "latched")
 
 Engines = Callable[[RuleSet], AlarmEngine]
 InForce = Callable[[int], RuleSet]
@@ -182,16 +184,14 @@ class AlarmService:
     @property
     def counts(self) -> Counts:
         """What has happened so far."""
-        events, standing = self._events, self.standing()
+        events, states = self._events, self._engine.book.states()
         return Counts(
             raised=events["raised"],
             escalated=events["escalated"],
             eased=events["eased"],
             cleared=events["cleared"],
-            standing=len(standing),
-            unacknowledged=sum(
-                one.event.state in {"unacknowledged", "returned", "latched"} for one in standing
-            ),
+            standing=states.total(),
+            unacknowledged=sum(states[state] for state in _WAITING),
         )
 
     def standing(self) -> list[Announcement]:

@@ -42,9 +42,10 @@ async def show(settings: Settings, city: str | None, *, as_json: bool) -> None:
 def _row(settings: Settings, city: str | None, order: RepairOrder) -> list[str]:
     valves = ", ".join(f"{valve} {became}" for valve, became in order.valves.items())
     taken = f"{order.state} by {order.by}" if order.by else order.state
+    more = f" (and {len(order.alarms) - 1} more alarms)" if len(order.alarms) > 1 else ""
     return [
         order.id, taken, order.priority, local_time(settings, city, order.opened),
-        order.alarm.rpartition("/")[0], order.title, valves, f"{order.customers:,}",
+        order.alarm.rpartition("/")[0], order.title + more, valves, f"{order.customers:,}",
     ]  # fmt: skip
 
 

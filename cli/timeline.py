@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+from alerts.planner import NO_ANSWER
 from broker.messages import ActionEvent, Announcement, RepairOrder, TruthRecord
 from cli.alerting import Alerting
 
@@ -78,7 +79,13 @@ def _step(step: ActionEvent) -> dict[str, Any]:
 
 
 def _order(order: RepairOrder) -> Iterator[dict[str, Any]]:
-    site = order.alarm.rpartition("/")[0]
     people = f", {order.customers} customers without supply" if order.customers else ""
-    what = f"repair order {order.id} opened, {order.priority}{people}"
-    yield {"ts": order.opened, "where": site, "what": what}
+    answers = f", answers {len(order.alarms)} alarms" if len(order.alarms) > 1 else ""
+    failed = [f"{valve} {became}" for valve, became in order.valves.items() if _fails(became)]
+    valves = "".join(f", {words}" for words in failed)
+    what = f"repair order {order.id} opened, {order.priority}{people}{answers}{valves}"
+    yield {"ts": order.opened, "where": order.alarm.rpartition("/")[0], "what": what}
+
+
+def _fails(became: str) -> bool:
+    return became == NO_ANSWER or became.startswith("refused")

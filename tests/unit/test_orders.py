@@ -7,9 +7,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alerts.archive import Archive
-from alerts.orders import MANY_CUSTOMERS, Orders, priority
+from alerts.orders import MANY_CUSTOMERS, NOT_COMMANDED, Orders, Scene, priority
 from alerts.surroundings import Section
 from broker.messages import (
     AlarmEvent,
@@ -29,6 +31,7 @@ RAISED = 1_780_275_600_000
 """2026-06-01 09:00 in Shanghai."""
 NODE = Address("lanting", "millside", "gas", "foundry", "node-1")
 VALVE = Address("lanting", "millside", "gas", "foundry", "valve-1")
+ELSEWHERE = Address("lanting", "millside", "gas", "market", "valve-1")
 SECTION = Section("foundry-valve-1", (VALVE,), 24, frozenset({NODE, VALVE}))
 
 
@@ -56,18 +59,21 @@ def alarm(address: Address = NODE, **changes: Any) -> Announcement:
     return Announcement(address, msgspec.structs.replace(event, **changes))
 
 
-def opened(orders: Orders, archive: Archive, announcement: Announcement) -> RepairOrder | None:
-    """The order that is opened for an alarm, if one is."""
-    found = orders.opening(
-        announcement,
-        section=SECTION,
-        position=(120.0, 31.8),
-        valves={"foundry/valve-1": "closing"},
-    )
+def opened(
+    orders: Orders,
+    archive: Archive,
+    announcement: Announcement,
+    section: Section | None = SECTION,
+    **valves: str,
+) -> RepairOrder | None:
+    """The order that an alarm is given to, if it is; `valves` by their devices."""
+    said = {f"foundry/{name.replace('_', '-')}": what for name, what in valves.items()}
+    scene = Scene(section, (120.0, 31.8), said or {"foundry/valve-1": "closing"})
+    found = orders.assign(announcement, scene)
     if found is None:
         return None
-    archive.change(found[1])
-    return found[0]
+    archive.change(found.changes)
+    return found.order
 
 
 def say(orders: Orders, action: Any, *targets: str, **changes: Any) -> OperatorReply:
@@ -85,7 +91,7 @@ def test_opened(orders: Orders, archive: Archive) -> None:
         rule="gas-burst", alarm="foundry/node-1/gas-burst",
         title="Pressure falls fast: foundry/node-1", title_zh="压力骤降：foundry/node-1",
         position=(120.0, 31.8), section="foundry-valve-1",
-        valves={"foundry/valve-1": "closing"}, customers=24,
+        valves={"foundry/valve-1": "closing"}, customers=24, alarms=("foundry/node-1/gas-burst",),
     )  # fmt: skip
     assert [order] == orders.find("open")
 
@@ -96,23 +102,113 @@ def test_counted(orders: Orders, archive: Archive) -> None:
         opened(orders, archive, alarm(VALVE, raised=raised))
         for raised in (RAISED, RAISED + 86_400_000)
     ]
-    second = opened(orders, archive, alarm())
+    second = opened(orders, archive, alarm(ELSEWHERE))
 
-    assert ["ro-20260601-0001", None] == [order and order.id for order in numbers]
+    assert ["ro-20260601-0001"] * 2 == [order and order.id for order in numbers]
     assert second is not None
     assert second.id == "ro-20260601-0002"
 
 
 def test_once(orders: Orders, archive: Archive) -> None:
-    """An alarm has one order per occurrence, and none more while that is not done."""
+    """An occurrence of an alarm has one order for ever; the next has one of its own."""
     order = opened(orders, archive, alarm())
     assert order is not None
 
     assert opened(orders, archive, alarm(event="escalated", number=2)) is None
-    assert opened(orders, archive, alarm(raised=RAISED + 60_000)) is None
     assert say(orders, "close-order", order.id).ok
     assert opened(orders, archive, alarm(number=3)) is None
-    assert opened(orders, archive, alarm(raised=RAISED + 60_000)) is not None
+    another = opened(orders, archive, alarm(raised=RAISED + 60_000))
+    assert another is not None
+    assert "ro-20260601-0002" == another.id
+
+
+def test_joins(orders: Orders, archive: Archive) -> None:
+    """Alarms of one site share an order; the most urgent one says what it is about."""
+    methane = {"rule": "gas-methane", "message": "Gas is escaping", "severity": "critical"}
+    first = opened(orders, archive, alarm(**methane), None, valve_1=NOT_COMMANDED)
+    burst = opened(orders, archive, alarm(VALVE, severity="critical"), valve_2="closing")
+    later = opened(orders, archive, alarm(severity="medium"), valve_2=NOT_COMMANDED)
+    assert first is not None
+    assert burst is not None
+    assert later is not None
+
+    assert ("Gas is escaping: foundry/node-1", 0) == (first.title, first.customers)
+    assert ("Pressure falls fast: foundry/valve-1", "gas-burst", 24, "foundry-valve-1") == (
+        burst.title, burst.rule, burst.customers, burst.section,
+    )  # fmt: skip
+    assert {"foundry/valve-1": NOT_COMMANDED, "foundry/valve-2": "closing"} == later.valves
+    names = ("foundry/node-1/gas-methane", "foundry/valve-1/gas-burst", "foundry/node-1/gas-burst")
+    assert (names, burst.title) == (later.alarms, later.title)
+    assert [later] == orders.find()
+
+
+def test_more_urgent(orders: Orders, archive: Archive) -> None:
+    """An alarm that escalates makes its order more urgent, and is not counted twice."""
+    opened(orders, archive, alarm(severity="medium"))
+    order = opened(orders, archive, alarm(event="escalated", severity="critical", number=2))
+    assert order is not None
+
+    assert ("critical", ("foundry/node-1/gas-burst",)) == (order.priority, order.alarms)
+
+
+def test_again(orders: Orders, archive: Archive) -> None:
+    """An alarm that comes back while its order is not done joins it silently, and for good."""
+    order = opened(orders, archive, alarm())
+    assert order is not None
+    back = alarm(raised=RAISED + 60_000, ts=RAISED + 60_000)
+
+    assert order.id == getattr(opened(orders, archive, back), "id", None)
+    assert 1 == len(orders.untold(10))
+    assert say(orders, "close-order", order.id).ok
+    assert opened(orders, archive, back) is None
+
+
+def test_sections(orders: Orders, archive: Archive) -> None:
+    """The customers of every section of an order count, each section's once."""
+    other = Section("foundry-valve-2", (VALVE,), 10, frozenset())
+    for number, section in enumerate((SECTION, other, SECTION, other)):
+        opened(orders, archive, alarm(raised=RAISED + number), section)
+
+    assert [34] == [order.customers for order in orders.find()]
+
+
+def test_while_taken(orders: Orders, archive: Archive) -> None:
+    """An alarm joins an order that somebody has taken, which stays taken."""
+    order = opened(orders, archive, alarm())
+    assert order is not None
+    say(orders, "take-order", order.id)
+    joined = opened(orders, archive, alarm(VALVE))
+    assert joined is not None
+
+    assert (order.id, "taken", "li") == (joined.id, joined.state, joined.by)
+
+
+@given(
+    alarms=st.lists(
+        st.tuples(
+            st.sampled_from([NODE, VALVE, ELSEWHERE]), st.integers(0, 2),
+            st.sampled_from(["low", "high", "critical"]), st.booleans(),
+        ),
+        max_size=12,
+    )
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_one_per_site(
+    alarms: list[tuple[Address, int, Any, bool]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever comes, a site has at most one order that is not done, and no occurrence has two."""
+    archive = Archive(tmp_path_factory.mktemp("orders") / "alarms.sqlite")
+    orders = Orders(archive, ZONE)
+    for address, raised, severity, done in alarms:
+        order = opened(orders, archive, alarm(address, raised=RAISED + raised, severity=severity))
+        if done and order is not None:
+            say(orders, "close-order", order.id)
+        sites = [one.alarm.partition("/")[0] for one in orders.find("open")]
+        assert len(set(sites)) == len(sites)
+    known = archive.rows("SELECT DISTINCT place, rule, raised, number FROM order_alarms")
+    archive.close()
+
+    assert len({row[:3] for row in known}) == len(known)
 
 
 def test_life(orders: Orders, archive: Archive) -> None:
@@ -174,7 +270,7 @@ def test_some(orders: Orders, archive: Archive) -> None:
 def test_valve(orders: Orders, archive: Archive) -> None:
     """What becomes of a valve stands in the order of its alarm, and only in that."""
     opened(orders, archive, alarm())
-    other = opened(orders, archive, alarm(VALVE))
+    other = opened(orders, archive, alarm(ELSEWHERE))
     archive.change(
         orders.valve(
             (NODE, "gas-burst", RAISED), "foundry/valve-1", "closed in 1.8 s", RAISED + 1800
@@ -221,7 +317,7 @@ def test_restart(tmp_path: Path) -> None:
 
     assert [order] == orders.find()
     assert 1 == len(orders.untold(10))
-    second = opened(orders, again, alarm(VALVE))
+    second = opened(orders, again, alarm(ELSEWHERE))
     assert second is not None
     assert second.id == "ro-20260601-0002"
     again.close()

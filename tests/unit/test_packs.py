@@ -107,7 +107,9 @@ FIGURES: list[Figure] = [
     ("effluent_ph", "hour", "brewery", "L", 6, "pH", "GB 19821-2005", "D"),
     ("effluent_ph", "hour", "brewery", "H", 9, "pH", "GB 19821-2005", "D"),
 ]
-RULES: RuleSet = load_packs(shipped_packs())
+DETECTORS = {"data-quality", "falsification", "fleet-health"}
+"""Packs of engineering defaults, tried on history and not held against a standard."""
+RULES: RuleSet = load_packs(name for name in shipped_packs() if name not in DETECTORS)
 DAY = date(2026, 6, 1)
 AT_MOST: dict[Severity, float] = {"critical": 0.05, "high": 0.05, "medium": 0.25}
 """The part of all limits of the usual packs that may have such a severity."""
@@ -202,7 +204,7 @@ def test_a_rule_stands_in_the_canonical_unit(leaf: Leaf) -> None:
 @pytest.mark.parametrize(("severity", "at_most"), AT_MOST.items())
 def test_few_limits_are_urgent(severity: Severity, at_most: float) -> None:
     """Most alarms need no hurry; where everything is urgent, nothing is."""
-    severities = [limit.severity for rule in load_packs().rules for limit in rule.limits]
+    severities = [limit.severity for rule in RULES.rules for limit in rule.limits]
 
     assert 0 < severities.count(severity) <= at_most * len(severities)
 
@@ -219,14 +221,30 @@ def test_a_stack_is_judged_by_its_hour() -> None:
 def test_one_version_of_each_daily_limit_is_in_force() -> None:
     """The transition's limits and the final ones are never used on the same day."""
     rules = load_packs(["air-gb3095-2026"])
-    daily = [rule for rule in rules.on(DAY).rules if rule.head.signal.stat == "hours-24"]
-    final = [
-        rule for rule in rules.on(date(2031, 1, 1)).rules if rule.head.signal.stat == "hours-24"
-    ]
+    daily, final = (
+        [
+            rule
+            for rule in rules.on(day).rules
+            if rule.head.signal.stat == "hours-24" and not rule.is_composite
+        ]
+        for day in (DAY, date(2031, 1, 1))
+    )
 
     assert {"so2", "no2", "co", "pm10", "pm25"} == {rule.head.signal.quantity for rule in daily}
     assert (5, 5) == (len(daily), len(final))
     assert all(rule.id.endswith("-final") for rule in final if rule.id != "co-day")
+
+
+@pytest.mark.parametrize("rule", load_packs(["air-gb3095-2026"]).rules, ids=lambda rule: rule.id)
+def test_a_district_is_told_by_the_same_limit(rule: Rule) -> None:
+    """What suppresses the alarms of devices has their limit, deadband and days in force."""
+    for suppressor in rule.suppressed_by:
+        district = RULES.rule(suppressor.rule)
+        here, there = rule.limit("H"), district.head.limits[0]
+
+        assert rule.head.signal == district.head.signal
+        assert (here.limit, here.deadband) == (there.limit, there.deadband)
+        assert (rule.valid_from, rule.valid_until) == (district.valid_from, district.valid_until)
 
 
 def test_a_burst_closes_valves_and_silences_low_pressure() -> None:
