@@ -16,7 +16,7 @@ from city.cityfile import City, load_city
 from city.clock import wall_ms
 from city.settings import Settings
 from cli.directory import announced, reserved
-from cli.ingesting import ingesting, rules_of
+from cli.ingesting import Ingesting, ingesting, rules_of
 from cli.live import View
 from cli.scenarios import playing
 from cli.simulating import Simulating, simulating
@@ -54,7 +54,7 @@ async def run(settings: Settings) -> Outcome:
             figures |= await asyncio.to_thread(acted, ingest, begins_ms, _causes(sim))
             ledger = ingest.service.ledger()
             complete = acknowledged and done and ledger.balanced and not ledger.pending
-            complete = complete and not sim.fleet.dropped
+            complete = complete and not sim.fleet.dropped and not _unwatched(ingest)
     return Outcome(figures, complete, closing=_closing(complete=complete))
 
 
@@ -100,8 +100,16 @@ async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
             figures = {"broker": broker.name} | {"store": running.service.store_name}
             figures |= {"devices": running.service.intake.devices} | ingested(running)
             figures |= await asyncio.to_thread(acted, running, began_ms)
-            complete = done and running.service.ledger().balanced
+            complete = done and running.service.ledger().balanced and not _unwatched(running)
     return Outcome(figures, complete, closing=_closing(complete=complete))
+
+
+def _unwatched(ingest: Ingesting) -> bool:
+    """Whether readings were stored that the alarms have not seen; says so."""
+    failures = ingest.service.consumer_failures
+    if failures:
+        _log.error("alarms did not look at everything; see the log above", failures=failures)
+    return failures > 0
 
 
 async def _until(stop: asyncio.Event, limit_s: float | None) -> None:

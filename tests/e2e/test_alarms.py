@@ -249,12 +249,12 @@ async def test_rules_read_again(town: Town, until: Until) -> None:
     By command and by SIGHUP.
     """
     town.rules.write_text(RULES.replace("limit: 85", "limit: eighty"))
-    status, _, error = await town.tell("rules", "reload")
+    status, _, error = await town.run("rules", "reload")
     town.hang_up()
     await until(lambda: "the rules stay as they are" in town.said.read_text())
     held = await town.states()
     town.rules.write_text(RULES.replace("limit: 85", "limit: 75"))
-    good, answer, _ = await town.tell("rules", "reload")
+    good, answer, _ = await town.run("rules", "reload")
     await town.alarm(80, "latched")
     town.rules.write_text(RULES)
     town.hang_up()

@@ -124,7 +124,11 @@ def test_once(orders: Orders, archive: Archive) -> None:
 
 def test_joins(orders: Orders, archive: Archive) -> None:
     """Alarms of one site share an order; the most urgent one says what it is about."""
-    methane = {"rule": "gas-methane", "message": "Gas is escaping", "severity": "critical"}
+    methane: dict[str, Any] = {
+        "rule": "gas-methane",
+        "message": "Gas is escaping",
+        "severity": "critical",
+    }
     first = opened(orders, archive, alarm(**methane), None, valve_1=NOT_COMMANDED)
     burst = opened(orders, archive, alarm(VALVE, severity="critical"), valve_2="closing")
     later = opened(orders, archive, alarm(severity="medium"), valve_2=NOT_COMMANDED)
