@@ -237,7 +237,7 @@ class Composites:
         if isinstance(rule.condition, Count):
             return [self._representative(address, rule.condition.within)]
         reached = {address} if self._sees(rule.head.id, address) else set()
-        for scope in set(_scopes(rule.condition)) - {"device"}:
+        for scope in self._looked_at(rule):
             reached |= self._near(rule.head, address, scope)
         return sorted(reached)
 

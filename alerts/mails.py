@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from datetime import tzinfo
 from heapq import heappop, heappush
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -162,7 +163,7 @@ class Sorter:
     def _resolve(self, alarm: str, announcement: Announcement) -> frozenset[str]:
         """Tell those who were told that it is over; return their channels."""
         ts, informed = announcement.event.ts, set[str]()
-        for name, told in self._told.pop(alarm, {}).items():
+        for name, told in sorted(self._told.pop(alarm, {}).items(), key=itemgetter(0)):
             self._dirty_told[alarm, name] = None
             route = self._telling.route(name)
             if route is None or not route.resolved:

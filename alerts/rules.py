@@ -153,7 +153,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def head(self) -> Leaf:
         """The leaf that says which devices the rule is about."""
-        return self.leaves[0]
+        return next(_leaves(self.condition))
 
     @property
     def is_composite(self) -> bool:

@@ -74,7 +74,7 @@ TELLING = """
 channels: [{{id: hook, kind: webhook, url: "{url}"}}]
 routes:
   - {{id: crew, channels: [hook], group_wait_s: 70, repeat_s: 330, group_by: site}}
-  - {{id: director, channels: [hook], severity: critical, group_wait_s: 0}}
+  - {{id: chief, channels: [hook], severity: critical, group_wait_s: 0}}
 """
 ACTIONS: dict[int, tuple[dict[str, Any], ...]] = {
     2: (

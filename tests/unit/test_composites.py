@@ -41,8 +41,11 @@ def engine(condition: str, *, on_s: int = 0, off_s: int = 0) -> AlarmEngine:
 
 
 def give(engine: AlarmEngine, rows: Sequence[Row]) -> list[tuple[int, str, str]]:
-    """Second, place and event of what readings change."""
+    """Second, place and event of what readings change; every series is known beforehand."""
     table = SeriesTable()
+    for station in STATIONS:
+        for quantity in QUANTITIES:
+            table.index(station, quantity)
     series = [table.index(STATIONS[device], QUANTITIES[what]) for _, device, what, _ in rows]
     batch = ReadingBatch(
         table,
