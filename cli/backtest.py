@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -122,6 +123,7 @@ def backtest(request: Request) -> dict[str, Any]:
     if history.city is None:
         _log.warning("no city file: rules for some kinds of device watch nothing; give --city")
     start_ms, stop_ms = _span(request.settings, history)
+    rules = rules.on(datetime.fromtimestamp(start_ms / 1000, UTC).date())
     run = _Run(rules, history)
     with _written(request.events) as write, _progress() as advance:
         write(run.learn())

@@ -205,12 +205,12 @@ def test_a_deeper_limit_has_an_on_delay_of_its_own() -> None:
     assert expected == events
 
 
-def test_a_value_that_is_no_number_clears_no_alarm() -> None:
-    """NaN neither crosses a limit nor is it back from one."""
-    life = standing(PRESSURE, "H", 0)
-    after, change = step(PRESSURE, life, 1, math.nan)
+def test_a_number_that_is_none_crosses_nothing_and_releases_everything() -> None:
+    """NaN says that there is no value any more, so that nothing can stand because of it."""
+    after, change = step(PRESSURE, standing(PRESSURE, "H", 0), 1, math.nan)
 
-    assert (life, None) == (after, change)
+    assert (True, "cleared") == (after.is_normal, change and change.event)
+    assert (after, None) == step(PRESSURE, after, 2, math.nan)
 
 
 def test_an_alarm_restored_at_a_level_that_is_gone_stands_at_the_next_one() -> None:
