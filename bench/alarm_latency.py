@@ -130,13 +130,14 @@ def devices(count: int, interval_s: float) -> list[Device]:
 
 
 @contextmanager
-def ingesting(port: int, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def ingesting(port: int, folder: Path, store: str) -> Iterator[subprocess.Popen[str]]:
     """The real `cityeye ingest`."""
     command = shutil.which("cityeye", path=str(Path(sys.executable).parent)) or "cityeye"
     process = subprocess.Popen(
         [
             command, "ingest", "--every-city", "--json", "--log", "warning",
             "--broker", f"mqtt://127.0.0.1:{port}", "--data", str(folder / "ingest"),
+            "--store", store,
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -210,7 +211,7 @@ async def _drain(reader: asyncio.StreamReader) -> None:
 async def measure(options: argparse.Namespace, folder: Path) -> int:
     """Start the servers, play, and print what comes out."""
     async with PrivateMosquitto(folder / "mosquitto", window=20_000) as mosquitto:
-        with ingesting(mosquitto.port, folder) as ingest:
+        with ingesting(mosquitto.port, folder, options.store) as ingest:
             await _begun(folder / "ingest" / "spool.sqlite", ingest)
             fleet, listener, each_us = await play(mosquitto.port, options, ingest.pid)
             rss_mb = psutil.Process(ingest.pid).memory_info().rss / 1e6
@@ -237,6 +238,8 @@ def report(
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    usual = "influxd" if shutil.which("influxd") else "duckdb"
+    parser.add_argument("--store", default=usual, help="where readings go, as for cityeye")
     parser.add_argument("--devices", type=int, default=2_000)
     parser.add_argument("--rate", type=int, default=10_000, help="messages per second")
     parser.add_argument("--calm", type=float, default=15.0, help="seconds before the first alarm")
