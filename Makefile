@@ -16,8 +16,17 @@ ARGS  ?=
 OPTIONS = $(if $(CITY),--city $(CITY)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SPEED),--speed $(SPEED)) $(if $(FOR),--for $(FOR)) \
           $(if $(BROKER),--broker $(BROKER)) $(if $(STORE),--store $(STORE)) $(ARGS)
 
+# the stack in containers: the database, the devices of a load test, ports and more (docs/docker.md)
+DATABASE ?= influx2
+LOAD ?=
+STACK = DATABASE=$(DATABASE) COMPOSE_PROFILES=$(DATABASE)$(if $(LOAD),$(comma)load) $(if $(LOAD),LOAD=$(LOAD)) \
+        $(if $(CITY),CITY=$(CITY)) $(if $(SCENARIO),SCENARIO=$(SCENARIO)) $(if $(SPEED),SPEED=$(SPEED))
+COMPOSE = docker compose -f docker/compose.yaml
+EVERYTHING = COMPOSE_PROFILES=influx1,influx2,influx3,load
+comma := ,
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix bench services clean
+.PHONY: help setup run test check fix bench services clean dashboards secrets up down logs ps up-local compose
 
 help: ## print this list
 	@echo "CityEye"; echo
@@ -31,7 +40,7 @@ run: $(VENV)/run.stamp ## run the default city: broker, sensors, ingest, alarms
 	@$(BIN)/cityeye run $(OPTIONS)
 
 test: $(VENV)/dev.stamp ## run all tests; those that need a server that is not installed say so
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/dev.stamp ## judge: format, lint, types, import contract
 	@$(BIN)/ruff format --check .
@@ -45,6 +54,42 @@ fix: $(VENV)/dev.stamp ## mend what the tools can mend
 
 bench: $(VENV)/dev.stamp ## measure the whole chain on this machine; bench/ has the parts
 	@$(BIN)/python bench/chain.py $(ARGS)
+
+dashboards: $(VENV)/dev.stamp ## write Grafana's dashboards anew
+	@$(BIN)/python -m docker.grafana.make
+
+secrets: $(VENV)/run.stamp ## make the stack's passwords, tokens and certificates, once
+	@$(BIN)/python docker/keys.py
+	@$(BIN)/cityeye broker init --city $(or $(CITY),lanting) --out docker/mosquitto >/dev/null
+	@$(if $(LOAD),$(BIN)/cityeye broker init --city synthetic:$(LOAD) --out docker/mosquitto-load --host load-mosquitto >/dev/null)
+
+up: compose secrets ## start the stack in containers: Mosquitto, InfluxDB, Grafana, simulated city, ingest
+	@$(STACK) $(COMPOSE) up --build --detach --wait $(ARGS) || \
+	  { echo "It did not start. 'make ps' and 'make logs' say why; a port in use is moved with"; \
+	    echo "GRAFANA_PORT=3001, INFLUXDB_PORT=18086 or MQTT_PORT=18883 before 'make up' (docs/docker.md)."; exit 1; }
+	@$(STACK) $(COMPOSE) kill --signal HUP mosquitto $(if $(LOAD),load-mosquitto) 2>/dev/null
+	@echo "Grafana    http://127.0.0.1:$${GRAFANA_PORT:-3000}   admin, password in docker/secrets/grafana-admin-password"
+	@echo "InfluxDB   http://127.0.0.1:$${INFLUXDB_PORT:-8086}   database cityeye ($(DATABASE))"
+	@echo "Mosquitto  mqtts://127.0.0.1:$${MQTT_PORT:-8883}  certificates: docker/mosquitto/ca.crt, logins: docker/mosquitto/credentials.json"
+	@$(if $(LOAD),echo "Load test  mqtts://127.0.0.1:$${LOAD_MQTT_PORT:-8884}  $(LOAD) devices: docker/mosquitto-load")
+	@echo "'make logs' follows, 'make down' stops; what is stored stays (make down ARGS=--volumes gives it up)."
+
+down: compose ## stop the stack; what is stored stays
+	@$(EVERYTHING) $(COMPOSE) down $(ARGS)
+
+logs: compose ## follow what the stack's services say (ARGS=ingest for one)
+	@$(EVERYTHING) $(COMPOSE) logs --follow --tail 100 $(ARGS)
+
+ps: compose ## the stack's services, and whether they are well
+	@$(EVERYTHING) $(COMPOSE) ps --all $(ARGS)
+
+up-local: secrets ## the stack without containers, on this machine's Mosquitto and InfluxDB 1.x
+	@$(BIN)/python docker/local.py $(if $(CITY),--city $(CITY)) $(if $(SPEED),--speed $(SPEED)) $(ARGS)
+
+compose:
+	@docker compose version >/dev/null 2>&1 || \
+	  { echo "This needs Docker with Compose 2.24 or newer (https://docs.docker.com/engine/install);"; \
+	    echo "without containers: make up-local"; exit 1; }
 
 services: ## install Mosquitto and InfluxDB for real (Debian and Ubuntu)
 	@if command -v apt-get >/dev/null; then \

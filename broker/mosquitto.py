@@ -148,6 +148,11 @@ class PrivateMosquitto:
         await self.stop()
 
     @property
+    def ports(self) -> str:
+        """The ports that it listens on, for people."""
+        return str(self.port)
+
+    @property
     def pid(self) -> int | None:
         """The process id while it runs."""
         running = self._process is not None and self._process.returncode is None
@@ -216,6 +221,7 @@ class PrivateMosquitto:
                 program,
                 "-c",
                 conf,
+                cwd=conf.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -239,7 +245,7 @@ class PrivateMosquitto:
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             conf.write_text(text, encoding="utf-8")
-            return conf, self.log_path.open("wb")
+            return conf.resolve(), self.log_path.open("wb")
         except OSError as error:
             raise BrokerError(
                 f"Mosquitto's folder {self.data_dir} cannot be written: {error.strerror}"
@@ -260,7 +266,7 @@ class PrivateMosquitto:
         tail = self.log_tail()
         if _PORT_IN_USE in tail:
             return (
-                f"port in use: another program listens on {self.host}:{self.port}; stop it, "
+                f"port in use: another program listens on {self.host}:{self.ports}; stop it, "
                 f"choose another port, or use it with --broker mqtt://{self.host}:{self.port}"
             )
         return f"Mosquitto ended with status {status}; its log ends:\n{tail}"

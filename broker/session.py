@@ -13,6 +13,7 @@ import structlog
 
 from broker import codec
 from broker.choice import BrokerAddress
+from broker.distrust import distrust
 from city.backoff import Backoff
 from city.errors import BrokerError, ProtocolError
 
@@ -22,6 +23,9 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _PUBLISH_WINDOW: Final = 1_000
 _REMINDER_S: Final = 60.0
 """So often a broker that stays away is mentioned again."""
+_REFUSED_FIRST_S: Final = 2.0
+_REFUSED_CAP_S: Final = 300.0
+"""A wrong password is mended by people: asking more often only burdens the broker."""
 _STEADY_S: Final = 5.0
 """A link that lasted so long was no mistake: the next one is tried at once."""
 
@@ -189,27 +193,44 @@ class Session:
             BrokerError: The broker refuses us in a way that waiting does not mend.
         """
         backoff = Backoff()
+        refused = Backoff(first_s=_REFUSED_FIRST_S, cap_s=_REFUSED_CAP_S)
         while True:
             link = Link(self)
             try:
                 await self._connect(link)
             except (OSError, TimeoutError) as error:
                 self._dropped(link)
+                untrusted = distrust(self.address, error)
+                if untrusted is not None:
+                    await self._refused(untrusted, refused)
+                    continue
                 self._say_trouble(_why(error))
                 await asyncio.sleep(backoff.delay_s())
                 continue
             except BrokerError as error:
                 self._dropped(link)
-                self._fatal = error
-                self._up.set()
-                raise
+                await self._refused(error, refused)
+                continue
             self._say_up()
+            refused.reset()
             up_since_s = asyncio.get_running_loop().time()
             await self._while_up(link)
             if asyncio.get_running_loop().time() - up_since_s > _STEADY_S:
                 backoff.reset()
             else:
                 await asyncio.sleep(backoff.delay_s())
+
+    async def _refused(self, error: BrokerError, backoff: Backoff) -> None:
+        """End at the first attempt; later, wait ever longer for people to mend it.
+
+        A session that has worked outlives a change of passwords or certificates at the broker.
+        """
+        if not self.connections:
+            self._fatal = error
+            self._up.set()
+            raise error
+        self._say_trouble(str(error))
+        await asyncio.sleep(backoff.delay_s())
 
     async def ready(self, *, patience_s: float) -> None:
         """Return once connected and subscribed.
@@ -325,13 +346,19 @@ def _why(error: OSError | TimeoutError) -> str:
     return error.strerror or str(error) or "no answer in time"
 
 
+_WHERE_LOGINS: Final = (
+    "see CITYEYE_BROKER_CREDENTIALS (the file of `cityeye broker init`; the broker must have its "
+    "passwords, so reload it) or CITYEYE_BROKER_PASSWORD"
+)
+
+
 def _refusal(address: BrokerAddress, code: int) -> str:
     """What a CONNACK's return code means for the user."""
     remedies: dict[int, str] = {
         codec.ConnectCode.BAD_PROTOCOL: "it does not speak MQTT 3.1.1",
         codec.ConnectCode.BAD_CLIENT_ID: "it does not like our client identifier",
-        codec.ConnectCode.BAD_CREDENTIALS: "user or password is wrong; see CITYEYE_BROKER_PASSWORD",
-        codec.ConnectCode.NOT_AUTHORISED: "we are not authorised; see CITYEYE_BROKER_PASSWORD",
+        codec.ConnectCode.BAD_CREDENTIALS: f"user or password is wrong; {_WHERE_LOGINS}",
+        codec.ConnectCode.NOT_AUTHORISED: f"we are not authorised; {_WHERE_LOGINS}",
     }
     why = remedies.get(code, f"return code {code}")
     return f"broker {address} refuses the connection: {why}"

@@ -25,7 +25,12 @@ _FOUND: Final = re.compile(r"(, got | - at ).*")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHORTEST_S: Final = 0.001
 _LONGEST_S: Final = 100 * 366 * 86400.0
-_TYPE_WORDS: Final = {"int": "a whole number", "float": "a number", "str": "text"}
+_TYPE_WORDS: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,6 +97,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Path | None,
         Meta(description="Certificates (PEM) that an mqtts:// broker is verified by."),
     ] = None
+    broker_credentials: Annotated[
+        Path | None,
+        Meta(
+            description="The credentials file that `cityeye broker init` writes: the login of every "
+            "device and service; default: the broker's user and CITYEYE_BROKER_PASSWORD for all."
+        ),
+    ] = None
+    broker_seat: Annotated[
+        str | None,
+        Meta(
+            description="Which further login of a role to use, where several processes of one role "
+            "work (see `cityeye broker init --seat`)."
+        ),
+    ] = None
+    broker_certificate: Annotated[
+        Path | None,
+        Meta(description="Our certificate (PEM), for a broker that wants to see one."),
+    ] = None
+    broker_key: Annotated[Path | None, Meta(description="The key (PEM) of our certificate.")] = None
+    secure: Annotated[
+        bool,
+        Meta(
+            description="Guard the private Mosquitto: TLS, a login for every device and service, "
+            "and an ACL."
+        ),
+    ] = False
     window: Annotated[
         int,
         Meta(ge=1, le=65535, description="Messages a broker of our own lets ingest hold unacked."),

@@ -16,19 +16,20 @@ from rich.table import Table
 
 from alerts.archive import read_history
 from alerts.transitions import alarm_name
-from broker.choice import BrokerAddress, parse_broker, tls_context
+from broker.acl import Role
+from broker.choice import BrokerAddress, parse_broker
 from broker.messages import AlarmEvent, Announcement, decode
 from broker.topics import alarm_filter, parse_alarm_topic
 from city.cityfile import load_city
 from city.errors import BrokerError, InputError, SettingError, WireError
 from city.settings import Settings
+from cli.access import Access
 from cli.directory import ARCHIVE, running_in
 from cli.live import alarm_row
 
 _PIPE_WIDTH: Final = 240
 _QUIET_S: Final = 0.5
 _EVENTS_SHOWN: Final = 50
-_CONNECT_TIMEOUT_S: Final = 10.0
 
 
 async def show_standing(settings: Settings, city: str | None, *, as_json: bool) -> None:
@@ -158,14 +159,7 @@ async def retained(settings: Settings, topic_filter: str) -> list[aiomqtt.Messag
 async def _subscribed(settings: Settings, topic_filter: str) -> AsyncIterator[aiomqtt.Client]:
     """A client of the broker in question, subscribed."""
     address = broker_asked(settings)
-    client = aiomqtt.Client(
-        address.host,
-        address.port,
-        username=address.username,
-        password=settings.broker_password,
-        tls_context=tls_context(address, settings.broker_ca),
-        timeout=_CONNECT_TIMEOUT_S,
-    )
+    client = Access.to_running(settings, address).client(Role.OPERATOR)
     try:
         async with client:
             await client.subscribe(topic_filter, qos=1)

@@ -14,6 +14,7 @@ from broker.choice import BrokerAddress, RunningBroker, parse_broker, running_br
 from broker.messages import TruthRecord
 from city.cityfile import City, load_city
 from city.clock import wall_ms
+from city.errors import SettingError
 from city.settings import Settings
 from cli.directory import announced, reserved
 from cli.ingesting import Ingesting, ingesting, rules_of
@@ -38,14 +39,14 @@ async def run(settings: Settings) -> Outcome:
     begins_ms = settings.start_ms(city.start, wall_ms())
     with reserved(settings.data):
         async with (
-            _broker(settings) as broker,
+            _broker(settings, city) as broker,
             ingesting(settings, broker, city, begins_ms=begins_ms) as ingest,
             simulating(settings, broker, city, truth=truth) as sim,
         ):
             for remark in rules.remarks(_day(sim)):
                 _log.warning(remark)
             view = View(_title(city), broker.name, simulating=sim, ingesting=ingest, zone=city.zone)
-            with announced(settings.data, broker.address, city.timezone, city=city.city):
+            with announced(settings.data, broker.announced, city.timezone, city=city.city):
                 async with _working(view, stop):
                     acknowledged = await sim.play(settings, stop.wanted)
                     done = await ingest.finish(settings, expected=sim.fleet.acknowledged)
@@ -66,11 +67,11 @@ async def sim(settings: Settings) -> Outcome:
     own = not isinstance(chosen, BrokerAddress)
     with reserved(settings.data) if own else nullcontext():
         async with (
-            _broker(settings) as broker,
+            _broker(settings, city) as broker,
             simulating(settings, broker, city, truth=settings.truth) as simulation,
         ):
             view = View(_title(city), broker.name, simulating=simulation, zone=city.zone)
-            announcing = announced(settings.data, broker.address, city.timezone, city=city.city)
+            announcing = announced(settings.data, broker.announced, city.timezone, city=city.city)
             with announcing if own else nullcontext():
                 async with _working(view, stop):
                     complete = await simulation.play(settings, stop.wanted)
@@ -87,13 +88,13 @@ async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
     began_ms = wall_ms()
     with reserved(settings.data):
         async with (
-            _broker(settings) as broker,
+            _broker(settings, city) as broker,
             ingesting(settings, broker, city) as running,
         ):
             zone = city.timezone if city else "UTC"
             view = View("CityEye ingest", broker.name, ingesting=running, zone=ZoneInfo(zone))
             named = city.city if city else ""
-            with announced(settings.data, broker.address, zone, city=named):
+            with announced(settings.data, broker.announced, zone, city=named):
                 async with _working(view, stop):
                     await _until(stop.wanted, settings.duration_s)
                     done = await running.finish(settings)
@@ -122,13 +123,16 @@ async def _until(stop: asyncio.Event, limit_s: float | None) -> None:
 
 
 @asynccontextmanager
-async def _broker(settings: Settings) -> AsyncIterator[RunningBroker]:
+async def _broker(settings: Settings, city: City | None) -> AsyncIterator[RunningBroker]:
     """The broker, named to people."""
+    if settings.secure and city is None:
+        raise SettingError("--secure: a guarded broker is that of one city; leave --every-city out")
     async with running_broker(
         settings.broker,
         data_dir=settings.data,
         port=settings.broker_port,
         window=settings.window,
+        guard=city if settings.secure else None,
     ) as broker:
         _log.info("broker", name=broker.name, window=broker.window or "as that broker grants")
         yield broker

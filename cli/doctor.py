@@ -15,11 +15,16 @@ from broker.choice import BrokerAddress, OwnBroker, parse_broker
 from broker.mosquitto import answers, mosquitto_version
 from city.errors import CityEyeError
 from city.settings import Settings
+from cli.keys import look_at_keys, look_at_tls, port_free
 from cli.summary import Outcome
 from ingest.influxd import influxd_version
 from ingest.storeurl import open_store
 
 _COMMITS: Final = 20
+_TAKEN: Final = (
+    "port {} of 127.0.0.1 is in use by another program; stop it, or choose another with "
+    "--broker-port"
+)
 _INSTALL: Final = "not found; `make services` installs it on Debian and Ubuntu"
 
 
@@ -29,6 +34,9 @@ async def examine(settings: Settings) -> Outcome:
     influxd = await asyncio.to_thread(influxd_version)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     broker, broker_fine = await _broker(settings, mosquitto)
+    if not port_free(settings):
+        broker_fine, broker = False, _TAKEN.format(settings.broker_port)
+    guard, guard_fine = await asyncio.to_thread(look_at_keys, settings)
     store, store_fine = await _store(settings)
     data, data_fine = await asyncio.to_thread(_data, settings.data)
     figures: dict[str, Any] = {
@@ -40,24 +48,25 @@ async def examine(settings: Settings) -> Outcome:
         "embedded_broker": f"amqtt {version('amqtt')}",
         "embedded_store": f"DuckDB {version('duckdb')}",
         "broker": broker,
+        **guard,
         "store": store,
         "data": data,
         "devices_per_process": f"about {max(0, soft - 200):,} (descriptor limit {soft:,})",
     }
-    return Outcome(figures, complete=broker_fine and store_fine and data_fine)
+    return Outcome(figures, complete=broker_fine and guard_fine and store_fine and data_fine)
 
 
 async def _broker(settings: Settings, mosquitto: str | None) -> tuple[str, bool]:
-    if settings.broker is None:
+    address = parse_broker(settings.broker) if settings.broker is not None else None
+    if address is None:
         chosen = OwnBroker.MOSQUITTO if mosquitto else OwnBroker.EMBEDDED
         return f"would use {chosen.value}", True
-    address = parse_broker(settings.broker)
     if address is OwnBroker.MOSQUITTO and not mosquitto:
         return f"mosquitto is wanted and {_INSTALL}", False
     if not isinstance(address, BrokerAddress):
         return f"would use {address.value}", True
     if address.tls:
-        return f"would use {address}; not tried, as it wants TLS", True
+        return await look_at_tls(settings, address)
     if await answers(address.host, address.port):
         return f"{address} answers", True
     return f"{address} does not answer; start it, or give another one with --broker", False

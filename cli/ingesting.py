@@ -9,20 +9,22 @@ import msgspec
 import structlog
 
 from alerts.rules import RuleSet, load_packs, shipped_packs
-from broker.choice import RunningBroker, tls_context
+from broker.acl import Role
+from broker.choice import RunningBroker
 from broker.codec import Publish
-from broker.session import Link, Session
+from broker.session import Link
 from city.backoff import Backoff
 from city.cityfile import City
 from city.clock import wall_ms
 from city.errors import StoreUnavailable
 from city.settings import Settings
+from cli.access import Access
 from cli.alerting import Alerting, alerting
 from cli.earlier import FreshIntake
-from ingest.points import figures_point
+from ingest.points import figures_point, order_point
 from ingest.service import IngestService, subscriptions
 from ingest.spool import Spool
-from ingest.store import Store
+from ingest.store import Point, Store
 from ingest.storeurl import open_store
 
 _log = structlog.get_logger(__name__)
@@ -75,7 +77,7 @@ async def ingesting(
         SpoolError: The spool cannot be opened.
         ArchiveError: The same for the archive of alarms.
     """
-    tls = tls_context(broker.address, settings.broker_ca)
+    access = Access.to(settings, broker)
     async with (
         alerting(settings, city, lambda: rules_of(settings, city)) as alarms,
         _stored(settings) as (spool, store),
@@ -86,7 +88,7 @@ async def ingesting(
             store=store,
             consumers=[alarms],
             intake=FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms),
-            figures=lambda: [figures_point("alarms", alarms.figures(), ts=wall_ms())],
+            figures=lambda: _figures(alarms, city.city if city else "all"),
         )
 
         def receive(link: Link, messages: list[Publish]) -> None:
@@ -94,22 +96,18 @@ async def ingesting(
             service.receiver.receive(link, messages)
 
         who = city.city if city else "all"
-        session = Session(
-            broker.address,
-            client_id=f"cityeye-ingest-{who}",
+        session = access.session(
+            Role.INGEST,
+            f"cityeye-ingest-{who}",
             subscriptions=subscriptions(city.city if city else "+"),
             receive=receive,
-            password=settings.broker_password,
-            tls=tls,
         )
-        alarm_session = Session(
-            broker.address,
-            client_id=f"cityeye-alarms-{who}",
+        alarm_session = access.session(
+            Role.ALARMS,
+            f"cityeye-alarms-{who}",
             subscriptions=alarms.subscriptions(),
             receive=alarms.receive,
             clean=True,
-            password=settings.broker_password,
-            tls=tls,
         )
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -126,6 +124,13 @@ async def ingesting(
                     task.cancel()
         finally:
             await service.close()
+
+
+async def _figures(alarms: Alerting, city: str) -> list[Point]:
+    """What the alarm part has to say of itself: its figures, and the repair orders."""
+    found = await asyncio.to_thread(alarms.orders.find)
+    orders = [order_point(order, city=city) for order in found]
+    return [figures_point("alarms", alarms.figures(), ts=wall_ms()), *orders]
 
 
 @asynccontextmanager

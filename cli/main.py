@@ -15,6 +15,7 @@ from city.errors import CityEyeError
 from city.settings import Settings, resolve
 from cli import (
     backtest,
+    brokerage,
     check,
     commands,
     console,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(console.alarms_app, name="alarms", no_args_is_help=True)
 app.add_typer(console.orders_app, name="orders", no_args_is_help=True)
+app.add_typer(brokerage.broker_app, name="broker", no_args_is_help=True)
 app.add_typer(rulebook.rules_app, name="rules", no_args_is_help=True)
 
 _INTERRUPTED = 130
@@ -73,6 +75,11 @@ def run(
     broker: options.Broker = None,
     broker_port: options.BrokerPort = None,
     broker_ca: options.BrokerCa = None,
+    broker_credentials: options.BrokerCredentials = None,
+    broker_seat: options.BrokerSeat = None,
+    broker_certificate: options.BrokerCertificate = None,
+    broker_key: options.BrokerKey = None,
+    secure: options.Secure = None,
     window: options.Window = None,
     store: options.Store = None,
     data: options.Data = None,
@@ -111,6 +118,11 @@ def sim(
     broker: options.Broker = None,
     broker_port: options.BrokerPort = None,
     broker_ca: options.BrokerCa = None,
+    broker_credentials: options.BrokerCredentials = None,
+    broker_seat: options.BrokerSeat = None,
+    broker_certificate: options.BrokerCertificate = None,
+    broker_key: options.BrokerKey = None,
+    secure: options.Secure = None,
     window: options.Window = None,
     data: options.Data = None,
     patience_s: options.Patience = None,
@@ -134,6 +146,11 @@ def ingest(
     broker: options.Broker = None,
     broker_port: options.BrokerPort = None,
     broker_ca: options.BrokerCa = None,
+    broker_credentials: options.BrokerCredentials = None,
+    broker_seat: options.BrokerSeat = None,
+    broker_certificate: options.BrokerCertificate = None,
+    broker_key: options.BrokerKey = None,
+    secure: options.Secure = None,
     window: options.Window = None,
     store: options.Store = None,
     data: options.Data = None,
@@ -196,6 +213,12 @@ def check_files(
 @app.command("doctor")
 def look_around(
     broker: options.Broker = None,
+    broker_port: options.BrokerPort = None,
+    broker_ca: options.BrokerCa = None,
+    broker_credentials: options.BrokerCredentials = None,
+    broker_seat: options.BrokerSeat = None,
+    broker_certificate: options.BrokerCertificate = None,
+    broker_key: options.BrokerKey = None,
     store: options.Store = None,
     data: options.Data = None,
     config: options.Config = None,

@@ -8,15 +8,15 @@ from typing import Final
 import aiomqtt
 from rich.console import Console
 
-from broker.choice import tls_context
+from broker.acl import Role
 from broker.messages import OperatorAction, OperatorReply, OperatorRequest, decode, encode
 from broker.topics import reply_topic, request_topic
 from city.errors import BrokerError, InputError, PayloadError, SettingError
 from city.settings import Settings
+from cli.access import Access
 from cli.alarms import broker_asked, city_asked, print_object
 
 _ANSWER_S: Final = 10.0
-_CONNECT_S: Final = 10.0
 
 
 def whoever(by: str | None) -> str:
@@ -39,14 +39,7 @@ async def ask(settings: Settings, city: str | None, request: OperatorRequest) ->
     """
     address = broker_asked(settings)
     name = city_asked(settings, city)
-    client = aiomqtt.Client(
-        address.host,
-        address.port,
-        username=address.username,
-        password=settings.broker_password,
-        tls_context=tls_context(address, settings.broker_ca),
-        timeout=_CONNECT_S,
-    )
+    client = Access.to_running(settings, address).client(Role.OPERATOR)
     try:
         async with client, asyncio.timeout(_ANSWER_S):
             await client.subscribe(reply_topic(name), qos=1)

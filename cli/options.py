@@ -11,7 +11,7 @@ from city.settings import SETTINGS
 def _option(name: str, *, metavar: str | None = None) -> Any:
     row = SETTINGS[name]
     sentence = row.sentence
-    if row.default not in {None, ()} and "default" not in sentence:
+    if row.default not in {None, ()} and row.default is not False and "default" not in sentence:
         sentence = f"{sentence} Default: {row.default}."
     return typer.Option(row.option, help=sentence, show_default=False, metavar=metavar)
 
@@ -27,6 +27,11 @@ For = Annotated[str | None, _option("for", metavar="DURATION")]
 Broker = Annotated[str | None, _option("broker", metavar="BROKER")]
 BrokerPort = Annotated[int | None, _option("broker_port", metavar="PORT")]
 BrokerCa = Annotated[Path | None, _option("broker_ca", metavar="FILE")]
+BrokerCredentials = Annotated[Path | None, _option("broker_credentials", metavar="FILE")]
+BrokerSeat = Annotated[str | None, _option("broker_seat", metavar="NAME")]
+BrokerCertificate = Annotated[Path | None, _option("broker_certificate", metavar="FILE")]
+BrokerKey = Annotated[Path | None, _option("broker_key", metavar="FILE")]
+Secure = Annotated[bool | None, _option("secure")]
 Window = Annotated[int | None, _option("window", metavar="NUMBER")]
 Store = Annotated[str | None, _option("store", metavar="STORE")]
 Data = Annotated[Path | None, _option("data", metavar="DIRECTORY")]

@@ -9,12 +9,13 @@ from typing import Final
 import msgspec
 import structlog
 
-from broker.choice import RunningBroker, tls_context
-from broker.session import Session
+from broker.acl import Role
+from broker.choice import RunningBroker
 from city.cityfile import City
 from city.clock import Clock, wall_ms
 from city.quantities import Domain
 from city.settings import Settings
+from cli.access import Access
 from sensors.engine import CityEngine
 from sensors.fleet import Fleet
 from sensors.network import solve_network
@@ -61,17 +62,13 @@ async def simulating(
     """The simulated city with its fleet, ready to play; `truth` is where its truth log goes.
 
     Raises:
+        SettingError: Credentials or certificates cannot be used.
         BrokerError: The broker refuses us, or cannot be reached within the patience.
     """
     seed = city.seed if settings.seed is None else settings.seed
-    tls = tls_context(broker.address, settings.broker_ca)
-    session = Session(
-        broker.address,
-        client_id=f"cityeye-clock-{city.city}",
-        clean=True,
-        password=settings.broker_password,
-        tls=tls,
-    )
+    access = Access.to(settings, broker)
+    session = access.session(Role.SIM, f"cityeye-clock-{city.city}", clean=True)
+    logins = access.devices(city)
     async with asyncio.TaskGroup() as tasks:
         ticking = [tasks.create_task(session.run(), name="clock session")]
         await session.ready(patience_s=settings.patience_s)
@@ -85,7 +82,14 @@ async def simulating(
         keeper = Timekeeper(session, clock, city=city.city, seed=seed)
         await keeper.announce()
         ticking.append(tasks.create_task(keeper.run(), name="clock"))
-        fleet = Fleet(engine, clock, broker.address, password=settings.broker_password, tls=tls)
+        fleet = Fleet(
+            engine,
+            clock,
+            broker.address,
+            password=settings.broker_password,
+            logins=logins,
+            tls=access.tls(),
+        )
         with TruthLog(truth, append=True) if truth else nullcontext() as log:
             teller = Truthteller(session, engine, clock, city=city.city, log=log)
             telling = tasks.create_task(teller.run(), name="truth")

@@ -1,10 +1,16 @@
-"""How what is not telemetry looks in the store: alarm events and the service's own figures."""
+"""How what is not telemetry looks in the store: devices, alarm events, orders, own figures."""
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
-from broker.messages import Announcement
+from broker.messages import Announcement, Birth, RepairOrder
+from city.cityfile import Address
 from ingest.ledger import Ledger
 from ingest.store import Point, PointKey
+
+_NAME: Final = re.compile(r"[\w.-]{1,64}")
+"""What a device may call its kind and still have it as a tag."""
 
 
 def alarm_point(announcement: Announcement) -> Point:
@@ -50,6 +56,55 @@ def alarm_point(announcement: Announcement) -> Point:
         event.ts,
         {"value": event.value, "limit": event.limit},
         counts,
+        {name: text for name, text in texts.items() if text},
+    )
+
+
+def station_point(address: Address, birth: Birth, *, ts: int) -> Point:
+    """What a device is and where it stands, as a point of measurement `stations`.
+
+    Kind, and kind of plant where it watches one, are tags: dashboards choose sites by them.
+    `ts` is the instant at which the birth document came, on the wall clock.
+    """
+    tags = {
+        "city": address.city,
+        "device": address.device,
+        "district": address.district,
+        "domain": address.domain,
+        "kind": birth.kind if _NAME.fullmatch(birth.kind) else "",
+        "plant": birth.plant if birth.plant and _NAME.fullmatch(birth.plant) else "",
+        "site": address.site,
+    }
+    key = PointKey("stations", tuple((name, text) for name, text in tags.items() if text))
+    longitude, latitude = birth.position
+    values = {"lon": longitude, "lat": latitude, "interval_s": birth.interval_s}
+    texts = {"model": birth.model, "name": birth.name, "name_zh": birth.name_zh}
+    return Point(key, ts, values, {}, {name: text for name, text in texts.items() if text})
+
+
+def order_point(order: RepairOrder, *, city: str) -> Point:
+    """A repair order's state as a point of measurement `orders`, at the instant of its change."""
+    site, device, rule = order.alarm.split("/", 2)
+    key = PointKey(
+        "orders",
+        (("city", city), ("device", device), ("order", order.id), ("rule", rule), ("site", site)),
+    )
+    longitude, latitude = order.position or (None, None)
+    places = {"lon": longitude, "lat": latitude}
+    texts = {
+        "state": order.state,
+        "priority": order.priority,
+        "title": order.title,
+        "title_zh": order.title_zh,
+        "section": order.section,
+        "by": order.by,
+        "why": order.why,
+    }
+    return Point(
+        key,
+        order.ts,
+        {name: place for name, place in places.items() if place is not None},
+        {"opened": order.opened, "customers": order.customers},
         {name: text for name, text in texts.items() if text},
     )
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -18,10 +18,11 @@ from city.errors import SpoolError
 from ingest.consumer import Consumer, Consumers, Handed
 from ingest.intake import Intake
 from ingest.ledger import Ledger
-from ingest.points import alarm_point, ledger_point
+from ingest.points import alarm_point, figures_point, ledger_point, station_point
 from ingest.receiver import Arrivals, Receiver
 from ingest.spool import Group, Journaled, Spool
 from ingest.store import Point, Store
+from ingest.vitals import HOUR_US, Vitals, resources
 from ingest.writer import Writer
 
 _log = structlog.get_logger(__name__)
@@ -31,7 +32,6 @@ _LINGER_S: Final = 2.0
 _POLL_S: Final = 0.02
 _OFFERED_MAX: Final = 10_000
 _LEDGER_EVERY_S: Final = 10.0
-_HOUR_US: Final = 3_600_000_000
 _REPLAYED_MAX: Final = 2_000
 """So many messages are read back from the spool at once to be handed in again."""
 
@@ -60,16 +60,17 @@ class IngestService:
         consumers: Sequence[Consumer] = (),
         intake: Intake | None = None,
         receiver: Receiver | None = None,
-        figures: Callable[[], Sequence[Point]] = tuple,
+        figures: Callable[[], Awaitable[Sequence[Point]]] | None = None,
     ) -> None:
         """`figures` are more points to store with the ledger, now and then."""
         self.receiver = receiver or Receiver()
         self.intake = intake or Intake()
         self.started = spool.ledger()
-        self.accepted_us = HdrHistogram(1, _HOUR_US, 2)
+        self.accepted_us = HdrHistogram(1, HOUR_US, 2)
         """Arrival to acknowledgement, per message."""
-        self.stored_us = HdrHistogram(1, _HOUR_US, 2)
+        self.stored_us = HdrHistogram(1, HOUR_US, 2)
         """Arrival to the store's answer, per message."""
+        self.vitals = Vitals()
         self.holding: str | None = None
         """Why messages are not acknowledged at the moment, if so."""
         self._session: Session | None = None
@@ -189,6 +190,7 @@ class IngestService:
         taken = self.intake.take(arrivals.messages())
         announcements = self._consumers.take(taken.births, taken.batch)
         own = [alarm_point(announcement) for announcement in announcements]
+        own += [station_point(*born, ts=wall_ms()) for born in taken.births]
         births = taken.documents if self._consumers.journaled else ()
         group = Group(taken.messages, own, taken.duplicates, taken.dead, births)
         number = self._spool.newest
@@ -199,7 +201,8 @@ class IngestService:
                 self.writer.offer(number, taken.points + own, len(taken.points))
         self._consumers.commit(number)
         arrivals.acknowledge()
-        self._record(self.accepted_us, arrivals.since_s, arrivals.count)
+        delay_us = self._record(self.accepted_us, arrivals.since_s, arrivals.count)
+        self.vitals.accepted(delay_us, arrivals.count)
 
     async def _append(self, group: Group) -> int:
         """Append, waiting for room as long as it takes: until then nothing is acknowledged."""
@@ -228,22 +231,32 @@ class IngestService:
     def _written(self, number: int) -> None:
         while self._offered and self._offered[0][0] <= number:
             _, since_s, count = self._offered.popleft()
-            self._record(self.stored_us, since_s, count)
+            self.vitals.stored(self._record(self.stored_us, since_s, count), count)
 
     @staticmethod
-    def _record(histogram: HdrHistogram, since_s: float, count: int) -> None:
-        """Count every message of a group with the delay of its oldest: an upper bound."""
-        if count:
-            histogram.record_value(max(1, int((time.monotonic() - since_s) * 1e6)), count)
+    def _record(histogram: HdrHistogram, since_s: float, count: int) -> int:
+        """Count every message of a group with the delay of its oldest [us]: an upper bound."""
+        delay_us = min(HOUR_US, max(1, int((time.monotonic() - since_s) * 1e6)))
+        histogram.record_value(delay_us, count)
+        return delay_us
 
     async def _report(self) -> None:
         """Store the ledger now and then, beside the readings that it counts."""
         while True:
             await asyncio.sleep(_LEDGER_EVERY_S)
             if self.holding is None:
-                points = [ledger_point(self._spool.ledger(), ts=wall_ms()), *self._figures()]
+                points = await self._own_figures()
+                if self._figures is not None:
+                    points += await self._figures()
                 number = await self._append(Group([], points))
                 self.writer.offer(number, points, 0)
+
+    async def _own_figures(self) -> list[Point]:
+        """The ledger, and how the service is doing."""
+        used = await self._in_spool_thread(lambda: resources(self._spool.path))
+        ledger, ts = self._spool.ledger(), wall_ms()
+        vitals = self.vitals.figures(ledger, used)
+        return [ledger_point(ledger, ts=ts), figures_point("ingest", vitals, ts=ts)]
 
     async def _in_spool_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -12,6 +12,8 @@ import numpy as np
 import structlog
 
 from broker.choice import BrokerAddress
+from broker.codec import ConnectCode
+from broker.credentials import Login
 from city.backoff import Backoff
 from city.cityfile import Position
 from city.clock import Clock
@@ -30,6 +32,17 @@ _CONNECTING_MAX: Final = 256
 _CONNECT_TIMEOUT_S: Final = 10.0
 _SEND_TIMEOUT_S: Final = 30.0
 _PART_TIMEOUT_S: Final = 5.0
+_REFUSED_FIRST_S: Final = 1.0
+_REFUSED_CAP_S: Final = 300.0
+"""A wrong password is mended by people: asking more often only burdens the broker."""
+_WRONG_LOGIN: Final = (
+    "its user or password is wrong, or it is not in the broker's files: run `cityeye broker init` "
+    "for this city, reload the broker, and give that credentials file"
+)
+_REMEDIES: Final[Mapping[int, str]] = {
+    ConnectCode.BAD_CREDENTIALS: _WRONG_LOGIN,
+    ConnectCode.NOT_AUTHORISED: _WRONG_LOGIN,
+}
 _LETTERS: Final = {flag.value: flag.name for flag in Flag if flag is not Flag.N}
 
 
@@ -55,6 +68,7 @@ class Fleet:
         address: BrokerAddress,
         *,
         password: str | None = None,
+        logins: Mapping[str, Login] | None = None,
         tls: ssl.SSLContext | None = None,
         keep_alive_s: int = 60,
         window: int = 16,
@@ -80,6 +94,7 @@ class Fleet:
         self._clock = clock
         self._address = address
         self._password = password.encode() if password is not None else None
+        self._logins = logins
         self._tls = tls
         self._keep_alive_s = keep_alive_s
         self._commander = Commander(engine, clock)
@@ -151,8 +166,15 @@ class Fleet:
     def refused(self, device: VirtualDevice, code: int) -> None:
         """The broker refused a device; it tries again, ever more slowly."""
         if not self.refusals[code]:
-            _log.warning("the broker refuses a device", device=device.device.name, code=code)
+            _log.warning(
+                "the broker refuses a device",
+                device=device.device.name,
+                code=code,
+                remedy=_REMEDIES.get(code, "see the broker's log"),
+            )
         self.refusals[code] += 1
+        if code in _REMEDIES and device not in self._turned_away:
+            self._backoffs[device] = Backoff(first_s=_REFUSED_FIRST_S, cap_s=_REFUSED_CAP_S)
         self._turned_away.add(device)
         device.abort()
 
@@ -179,14 +201,18 @@ class Fleet:
             device.state = Connection.ASLEEP
             self.lost(device, str(error) or "no answer in time")
             return
-        hello = device.hello(
-            keep_alive_s=self._keep_alive_s,
-            username=self._address.username,
-            password=self._password,
-        )
+        username, password = self._login(device)
+        hello = device.hello(keep_alive_s=self._keep_alive_s, username=username, password=password)
         device.heard_at_s = loop.time()
         device.write(hello)
         self.connects += 1
+
+    def _login(self, device: VirtualDevice) -> tuple[str | None, bytes | None]:
+        """User name and password: the device's own, or those of all."""
+        if self._logins is None:
+            return self._address.username, self._password
+        login = self._logins[str(device.device.address)]
+        return login.user, None if login.password is None else login.password.encode()
 
     async def _keep_alive(self) -> None:
         """Ping the devices that have been silent, and drop those that hear nothing."""
@@ -203,6 +229,7 @@ class Fleet:
                     device.ping()
                 if device.state is Connection.ONLINE:
                     self._backoffs.pop(device, None)
+                    self._turned_away.discard(device)
 
     async def _send(self, until_ms: int | None) -> None:
         clock = self._clock

@@ -7,6 +7,7 @@
 import asyncio
 import os
 import shutil
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -165,6 +166,15 @@ class Peer(asyncio.Protocol):
         self.transport.write(codec.publish(codec.field(topic), payload, mid=mid, retain=retain))
         await self._answer(codec.Puback, mid)
 
+    async def ping(self) -> None:
+        """Ping, and return once the broker has answered: what it had for us before has come."""
+        before = self._pings()
+        self.transport.write(codec.PINGREQ)
+        await self.wait(lambda peer: peer._pings() > before or peer.closed)
+
+    def _pings(self) -> int:
+        return sum(isinstance(packet, codec.Pingresp) for packet in self.packets)
+
     async def leave(self) -> None:
         """Say goodbye, and return once the broker has closed the connection."""
         self.transport.write(codec.DISCONNECT)
@@ -200,13 +210,21 @@ async def connect() -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
         keep_alive_s: int = 60,
         clean: bool = True,
         will: codec.Will | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> Peer:
         loop = asyncio.get_running_loop()
         peer = Peer(acknowledge=acknowledge)
         peers.append(peer)
-        await loop.create_connection(lambda: peer, address.host, address.port)
+        await loop.create_connection(lambda: peer, address.host, address.port, ssl=tls)
         name = client_id or uuid.uuid4().hex
-        peer.transport.write(codec.connect(name, keep_alive_s=keep_alive_s, clean=clean, will=will))
+        secret = None if password is None else password.encode()
+        hello = codec.connect(
+            name, keep_alive_s=keep_alive_s, clean=clean, will=will,
+            username=username, password=secret,
+        )  # fmt: skip
+        peer.transport.write(hello)
         await peer.wait(lambda p: p.packets or p.closed)
         assert isinstance(peer.packets[0], codec.Connack)
         return peer

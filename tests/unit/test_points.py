@@ -2,10 +2,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.messages import AlarmEvent, Announcement
+from broker.messages import AlarmEvent, Announcement, Birth, RepairOrder
 from city.cityfile import Address
 from ingest.ledger import Ledger
-from ingest.points import alarm_point, figures_point, ledger_point
+from ingest.points import alarm_point, figures_point, ledger_point, order_point, station_point
 from ingest.store import Point, PointKey
 
 T0 = 1_795_413_600_000
@@ -99,3 +99,50 @@ def test_figures_as_a_point() -> None:
     point = figures_point("alarms", {"standing": 3, "flood_share": 0.5}, ts=T0)
 
     assert ({"standing": 3}, {"flood_share": 0.5}) == (point.counts, point.values)
+
+
+def test_a_station_as_a_point() -> None:
+    """A birth document is a row of `stations`: kind and plant as tags, the place as fields."""
+    birth = Birth(
+        kind="stack-cems", model="M", position=(119.9, 31.8), interval_s=5.0, quantities={},
+        name="North", name_zh="北", plant="coal-boiler",
+    )  # fmt: skip
+    tags = (
+        ("city", "lanting"), ("device", "node-1"), ("district", "east"), ("domain", "gas"),
+        ("kind", "stack-cems"), ("plant", "coal-boiler"), ("site", "main"),
+    )  # fmt: skip
+    values = {"lon": 119.9, "lat": 31.8, "interval_s": 5.0}
+    texts = {"model": "M", "name": "North", "name_zh": "北"}
+
+    assert Point(PointKey("stations", tags), T0, values, {}, texts) == station_point(
+        ADDRESS, birth, ts=T0
+    )
+
+
+def test_a_kind_that_is_no_name_is_no_tag() -> None:
+    """What a device calls itself cannot make a line that the store refuses."""
+    birth = Birth(kind="a\nb", model="", position=(0.0, 0.0), interval_s=5.0, quantities={})
+
+    assert "kind" not in dict(station_point(ADDRESS, birth, ts=T0).key.tags)
+
+
+def test_an_order_as_a_point() -> None:
+    """A repair order is a row of `orders` at the instant of its change."""
+    order = RepairOrder(
+        id="R-1", state="open", ts=T0, opened=T0, priority="high", rule="pressure",
+        alarm="main/node-1/pressure", title="Mend it", customers=7, position=(1.0, 2.0),
+    )  # fmt: skip
+    tags = (
+        ("city", "lanting"), ("device", "node-1"), ("order", "R-1"), ("rule", "pressure"),
+        ("site", "main"),
+    )  # fmt: skip
+    texts = {"state": "open", "priority": "high", "title": "Mend it"}
+    expected = Point(
+        PointKey("orders", tags),
+        T0,
+        {"lon": 1.0, "lat": 2.0},
+        {"opened": T0, "customers": 7},
+        texts,
+    )
+
+    assert expected == order_point(order, city="lanting")

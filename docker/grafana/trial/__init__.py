@@ -1,0 +1,1 @@
+"""The dashboards tried without Grafana: their queries, filled in as it does, put to a real store."""

@@ -1,0 +1,71 @@
+"""Every panel's query of every dashboard, asked of a real InfluxDB as Grafana would ask it."""
+
+import sys
+
+import aiohttp
+import pytest
+
+from docker.grafana.boards.shelf import BOARDS, FOLDER
+from docker.grafana.trial.asking import Asked, Server, ask, choose, load
+from docker.grafana.trial.hour import HOUR_MS, fill
+from ingest.influx1 import Influx1Store
+from ingest.influxd import PrivateInfluxd
+
+START_MS = 1_780_272_000_000
+STATION = {"site": "air-bell-gate"}
+EMPTY = {
+    ("cityeye-air-station", "Flagged values by device 数据标记", "A"),
+    *(("cityeye-emissions", "Hours over limit 超标小时数", ref) for ref in "DEFILORS"),
+}
+"""What the hour does not have; why that may be is said at the queries."""
+
+pytestmark = [pytest.mark.influxd, pytest.mark.timeout(300)]
+
+
+def reasons() -> dict[tuple[str, str, str], str]:
+    """Why a query may be empty, by dashboard, panel and letter."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    return {
+        (board.uid, panel.title, letter): query.empty
+        for board in BOARDS
+        for row in board.rows
+        for panel in row.panels
+        for letter, query in zip(letters, panel.queries, strict=False)
+    }
+
+
+async def everything(influxd: PrivateInfluxd, store: Influx1Store) -> tuple[int, list[Asked]]:
+    """The points of a generated hour, and what every query says of it."""
+    points = await fill(store, START_MS)
+    span = (START_MS, START_MS + HOUR_MS)
+    asked: list[Asked] = []
+    async with aiohttp.ClientSession() as session:
+        server = Server(session, influxd.url, "tests")
+        for board in load(FOLDER):
+            asked += await ask(server, board, await choose(server, board, span, STATION))
+    return points, asked
+
+
+async def test_every_panel_shows_something(
+    influxd: PrivateInfluxd, influx1: Influx1Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each query brings rows with the fields it names, or its row says why there may be none."""
+    points, asked = await everything(influxd, influx1)
+    why = reasons()
+    empty = {(one.board, one.panel, one.ref) for one in asked if not one.answer.rows}
+    unexplained = {place for place in empty if not why.get(place)}
+    lacking = {
+        (one.board, one.panel, one.ref, *one.missing())
+        for one in asked
+        if one.missing() and not why.get((one.board, one.panel, one.ref))
+    }
+    panels = {(one.board, one.panel) for one in asked}
+    rows = sum(len(one.answer.rows) for one in asked)
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{points} points: {len(panels)} panels, {len(asked)} queries, {rows} rows\n"
+        )
+
+    assert set() == unexplained
+    assert set() == lacking
+    assert empty == EMPTY
