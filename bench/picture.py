@@ -14,7 +14,7 @@ from rich.console import Console
 from broker.choice import running_broker
 from city.cityfile import load_city
 from city.settings import Settings
-from cli.ingesting import ingesting, rules_of
+from cli.ingesting import ingesting
 from cli.live import View
 from cli.simulating import simulating
 
@@ -30,7 +30,7 @@ async def draw() -> str:
     console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True)
     async with (
         running_broker("embedded", data_dir=SETTINGS.data) as broker,
-        ingesting(SETTINGS, broker, rules_of(SETTINGS, city), city=city.city) as ingest,
+        ingesting(SETTINGS, broker, city) as ingest,
         simulating(SETTINGS, broker, city) as sim,
     ):
         title = f"CityEye: {city.name}"  # SVG sets wide letters too narrow
