@@ -156,7 +156,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     actions: Annotated[
         Literal["off", "dry-run", "armed"] | None,
-        Meta(description="What alarms may do to devices; default: what the city file says."),
+        Meta(
+            description="What alarms may do to devices; default: what the city file says, and a dry run at "
+            "speed max, where no reply has an instant."
+        ),
     ] = None
     operators: Annotated[
         int,

@@ -1,6 +1,7 @@
 """The alarm service with all who act on what it says, assembled on one MQTT session."""
 
 import asyncio
+import math
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -104,6 +105,8 @@ class Alerting:
         policy = city.alarms.actions if city else Actions()
         if settings.actions is not None:
             policy = msgspec.structs.replace(policy, mode=settings.actions)
+        elif math.isinf(settings.simulated_speed) and not policy.off:
+            policy = msgspec.structs.replace(policy, mode="dry-run")
         self.desk = ActionDesk(
             self.archive, self.service.rules.rules, surroundings, policy,
             orders=self.orders, time=self.time, raise_alarm=self._raise,

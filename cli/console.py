@@ -248,7 +248,7 @@ def reload_rules(
 ) -> None:
     """Have the running service read its rule files again; a bad file is refused, the old stays.
 
-    Example: cityeye rules reload
+    Example: cityeye rules reload --data cityeye-data
     """
     settings = _settings(locals())
     asyncio.run(tell(settings, city, "reload", as_json=json))
