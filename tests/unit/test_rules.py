@@ -162,6 +162,7 @@ def test_all_but_optional_packs_are_loaded_when_none_is_named() -> None:
     """Without a choice, everything that comes with CityEye watches but what asks to be named."""
     usual = {pack.id for pack in load_packs().packs}
     optional = {"air-gb3095-2012", "air-who-2021", "air-us-epa-2024"}
+    optional |= {"data-quality", "falsification"}
 
     assert set(shipped_packs()) - optional == usual
     assert optional == {pack.id for pack in load_packs(optional).packs}
