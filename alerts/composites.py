@@ -185,7 +185,7 @@ class Composites:
             shown = self._holding[key] = replace(shown, ts=ts)
         else:
             shown = self._holding.pop(key)
-        change = Change("raised" if holds else "cleared", "H", shown.ts)
+        change = Change("raised" if holds else "cleared", rule.limits[0].level, shown.ts)
         return Transition(
             rule=rule, address=target, change=change, ts=ts, value=shown.value, limit=shown.limit,
             quantity=shown.quantity, unit=shown.unit,

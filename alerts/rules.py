@@ -115,8 +115,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """What is watched, and what becomes of it.
 
     Devices of some kinds at plants of some kinds; empty kinds mean every device that measures the
-    quantity of the first leaf. A composite rule has one limit of level H, which carries severity
-    and standard.
+    quantity of the first leaf. A composite rule has one limit, on the side of its first leaf's, which
+    carries severity and standard.
     """
 
     id: str
@@ -413,9 +413,9 @@ class _Combination:
 
 def _overall(pack: PackSpec, spec: RuleSpec, head: Leaf) -> tuple[Limit, ...]:
     """The one limit of a combination: its severity and source, beside the head's number."""
-    number = head.limits[0].limit
+    number, level = head.limits[0].limit, head.limits[0].level
     given = LimitSpec(limit=number, severity=spec.severity or "low")
-    return (_limit(pack, spec, "H", given, 1.0),)
+    return (_limit(pack, spec, level, given, 1.0),)
 
 
 def _kind(condition: Condition) -> RuleKind:

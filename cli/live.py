@@ -175,8 +175,7 @@ def alarm_row(
     style = _COLOURS[event.severity] if event.active else "green"
     quantity = QUANTITIES.get(event.quantity)
     name = quantity.name_en if quantity else event.quantity
-    below = event.level in {"L", "LL"} or (event.active and event.value < event.limit)
-    sign = "<" if below else ">"
+    sign = ">" if event.level in {"H", "HH"} else "<"
     standard = f"{event.standard} {event.clause}".strip()
     if event.grade != "A":
         standard += f" [grade {event.grade}]"

@@ -66,7 +66,7 @@ FIGURES: list[Figure] = [
     ("river-class", "index", "", "HH", 5, "1", "GB 3838-2002", "B"),
     ("ammonia_n", "value", "", "H", 1, "mg/L", "Engineering default", "D"),
     # gas
-    ("gas_pressure", "rate", "", "H", -80, "kPa/min", "Engineering default", "D"),
+    ("gas_pressure", "rate", "", "L", -80, "kPa/min", "Engineering default", "D"),
     ("ph", "hour", "", "L", 6, "pH", "GB 3838-2002", "B"),
     ("ph", "hour", "", "H", 9, "pH", "GB 3838-2002", "B"),
     ("dissolved_oxygen", "hour", "", "L", 5, "mg/L", "GB 3838-2002", "B"),

@@ -276,7 +276,7 @@ def test_a_combination_has_one_limit_for_severity_and_source(burst: Rule) -> Non
     (limit,) = burst.limits
     found = (limit.level, limit.limit, limit.severity, limit.standard, burst.unit)
 
-    assert ("H", -60.0, "critical", "ST 3", "kPa/min") == found
+    assert ("L", -60.0, "critical", "ST 3", "kPa/min") == found
 
 
 def test_what_becomes_of_a_rule_is_taken_over(burst: Rule) -> None:
