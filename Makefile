@@ -22,7 +22,7 @@ LOAD ?=
 STACK = DATABASE=$(DATABASE) COMPOSE_PROFILES=$(DATABASE)$(if $(LOAD),$(comma)load) $(if $(LOAD),LOAD=$(LOAD)) \
         $(if $(CITY),CITY=$(CITY)) $(if $(SCENARIO),SCENARIO=$(SCENARIO)) $(if $(SPEED),SPEED=$(SPEED))
 COMPOSE = docker compose -f docker/compose.yaml
-EVERYTHING = COMPOSE_PROFILES=influx1,influx2,influx3,load
+EVERYTHING = COMPOSE_PROFILES=influx1,influx2,influx3,load,load-shared
 comma := ,
 
 .DEFAULT_GOAL := help
@@ -61,7 +61,7 @@ dashboards: $(VENV)/dev.stamp ## write Grafana's dashboards anew
 secrets: $(VENV)/run.stamp ## make the stack's passwords, tokens and certificates, once
 	@$(BIN)/python docker/keys.py
 	@$(BIN)/cityeye broker init --city $(or $(CITY),lanting) --out docker/mosquitto >/dev/null
-	@$(if $(LOAD),$(BIN)/cityeye broker init --city synthetic:$(LOAD) --out docker/mosquitto-load --host load-mosquitto >/dev/null)
+	@$(if $(LOAD),$(BIN)/cityeye broker init --city synthetic:$(LOAD) --out docker/mosquitto-load --host load-mosquitto --seat second --seat third >/dev/null)
 
 up: compose secrets ## start the stack in containers: Mosquitto, InfluxDB, Grafana, simulated city, ingest
 	@$(STACK) $(COMPOSE) up --build --detach --wait $(ARGS) || \

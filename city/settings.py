@@ -25,6 +25,8 @@ _FOUND: Final = re.compile(r"(, got | - at ).*")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHORTEST_S: Final = 0.001
 _LONGEST_S: Final = 100 * 366 * 86400.0
+_LISTS: Final = frozenset({"rules", "districts"})
+"""Settings that hold several words, which stand with commas between them."""
 _TYPE_WORDS: Final = {
     "int": "a whole number",
     "float": "a number",
@@ -143,6 +145,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_password: Annotated[
         str | None, Meta(description="Password for an InfluxDB 1.x store.", extra={"secret": True})
     ] = None
+    retention_days: Annotated[
+        Annotated[int, Meta(ge=1, le=36_500)] | None,
+        Meta(
+            description="How long an InfluxDB 1.x store keeps readings [days]; default: what the "
+            "database says, at first for ever."
+        ),
+    ] = None
+    downsample: Annotated[
+        bool | None,
+        Meta(
+            description="Also store readings by the minute and by the hour: mean, minimum, maximum "
+            "and count; default: with InfluxDB, but not with DuckDB."
+        ),
+    ] = None
+    rollup_bucket: Annotated[
+        str | None,
+        Meta(
+            description="Where an influx2 store keeps downsampled readings; default: the bucket's "
+            "name and _rollup."
+        ),
+    ] = None
     data: Annotated[
         Path, Meta(description="Directory for the spool and for servers of our own.")
     ] = Path("cityeye-data")
@@ -154,6 +177,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         Meta(description="A telling file: who is told of which alarms, and how; default: nobody."),
     ] = None
+    districts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Districts that this ingest owns, with commas between; default: all. Each "
+            "district of a city has one owner, and each owner a data directory of its own."
+        ),
+    ] = ()
     actions: Annotated[
         Literal["off", "dry-run", "armed"] | None,
         Meta(
@@ -187,6 +217,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["debug", "info", "warning", "error"],
         Meta(description="What is logged to standard error."),
     ] = "info"
+
+    @property
+    def downsamples(self) -> bool:
+        """Whether readings are downsampled: DuckDB sums its raw columns up in no time."""
+        if self.downsample is None:
+            return not self.store.startswith("duckdb")
+        return self.downsample
 
     @property
     def simulated_speed(self) -> float:
@@ -325,8 +362,8 @@ def _given(
 
 def _checked(name: str, value: Any, source: str) -> Any:
     """`value` if the setting `name` may have it; `source` begins the message if it may not."""
-    if name == "rules" and isinstance(value, str):
-        value = tuple(part for part in value.split(",") if part)
+    if name in _LISTS and isinstance(value, str):
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
     try:
         settings = msgspec.convert({name: value}, Settings, strict=False, dec_hook=_as_path)
     except msgspec.ValidationError as error:

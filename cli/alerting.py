@@ -56,6 +56,7 @@ from city.errors import CityEyeError, InputError, WireError
 from city.readings import ReadingBatch
 from city.settings import Settings
 from cli.directory import ARCHIVE
+from cli.districts import Ownership
 from cli.surroundings import CitySurroundings
 
 _log = structlog.get_logger(__name__)
@@ -91,6 +92,7 @@ class Alerting:
     ) -> None:
         self._settings = settings
         self._city = city
+        self._own = Ownership.of(settings, city)
         self._rules = rules
         self._given = rules()
         """The rules of all times, as they were read last without a mistake."""
@@ -152,10 +154,10 @@ class Alerting:
     def subscriptions(self) -> list[tuple[str, int]]:
         """What the session listens to."""
         name = self._city.city if self._city else "+"
-        topics = (
-            alarm_filter(name), request_topic(name), device_filter(Channel.REPLY, name),
-            clock_topic(name),
-        )  # fmt: skip
+        topics = [request_topic(name), clock_topic(name)]
+        for district in self._own.districts or ("+",):
+            topics.append(alarm_filter(name, district))
+            topics.append(device_filter(Channel.REPLY, name, district))
         return [(topic, 1) for topic in topics]
 
     def receive(self, link: Link, messages: list[Publish]) -> None:
@@ -351,8 +353,20 @@ class Alerting:
                 _log.warning("request not carried out", why=str(error))
 
     async def _answer(self, city: str, request: OperatorRequest) -> None:
-        reply = await self._carried_out(request)
-        await self._publish(reply_topic(city), encode(reply), retain=False)
+        ours = await self._ours(request)
+        if ours is not None:
+            reply = await self._carried_out(ours)
+            await self._publish(reply_topic(city), encode(reply), retain=False)
+
+    async def _ours(self, request: OperatorRequest) -> OperatorRequest | None:
+        """What of a request is for the owner of these districts; None: another one answers."""
+        if request.action == "reload" or not self._own.districts:
+            return request
+        if request.action not in _ORDERS:
+            return self._own.part_of(request)
+        known = {order.id for order in await asyncio.to_thread(self.orders.find)}
+        targets = tuple(target for target in request.targets if target in known)
+        return msgspec.structs.replace(request, targets=targets) if targets else None
 
     async def _carried_out(self, request: OperatorRequest) -> OperatorReply:
         ts = max(0, self.service.engine.now)

@@ -17,6 +17,7 @@ from city.clock import wall_ms
 from city.errors import SettingError
 from city.settings import Settings
 from cli.directory import announced, reserved
+from cli.districts import Ownership
 from cli.ingesting import Ingesting, ingesting, rules_of
 from cli.live import View
 from cli.scenarios import playing
@@ -34,6 +35,10 @@ async def run(settings: Settings) -> Outcome:
     """The whole chain in one process."""
     stop = Stop()
     city = playing(settings)
+    if settings.districts:
+        raise SettingError(
+            "districts: `cityeye run` takes in the whole city; divide it among `cityeye ingest`"
+        )
     rules = rules_of(settings, city)
     truth = settings.truth or settings.data / "truth.jsonl"
     begins_ms = settings.start_ms(city.start, wall_ms())
@@ -84,6 +89,7 @@ async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
     """Ingest and alarms alone."""
     stop = Stop()
     city = None if every_city else load_city(settings.city)
+    own = Ownership.of(settings, city)
     rules_of(settings, city)
     began_ms = wall_ms()
     with reserved(settings.data):
@@ -99,6 +105,7 @@ async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
                     await _until(stop.wanted, settings.duration_s)
                     done = await running.finish(settings)
             figures = {"broker": broker.name} | {"store": running.service.store_name}
+            figures |= {"worker": own.worker} if own.districts else {}
             figures |= {"devices": running.service.intake.devices} | ingested(running)
             figures |= await asyncio.to_thread(acted, running, began_ms)
             complete = done and running.service.ledger().balanced and not _unwatched(running)

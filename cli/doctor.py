@@ -18,6 +18,7 @@ from city.settings import Settings
 from cli.keys import look_at_keys, look_at_tls, port_free
 from cli.summary import Outcome
 from ingest.influxd import influxd_version
+from ingest.mapping import bucket_of, mapping_problem
 from ingest.storeurl import open_store
 
 _COMMITS: Final = 20
@@ -93,7 +94,17 @@ async def _store(settings: Settings) -> tuple[str, bool]:
         return str(error), False
     finally:
         await store.close()
-    return f"{store.name} answers", True
+    problem = await _unreadable(settings)
+    return problem or f"{store.name} answers", problem is None
+
+
+async def _unreadable(settings: Settings) -> str | None:
+    """Why what is written to an InfluxDB 2 cannot be read by InfluxQL, if so."""
+    found = bucket_of(settings.store)
+    if found is None:
+        return None
+    url, org, bucket = found
+    return await mapping_problem(url, bucket, org=org, token=settings.store_token)
 
 
 def _data(directory: Path) -> tuple[str, bool]:

@@ -20,7 +20,10 @@ from city.errors import StoreUnavailable
 from city.settings import Settings
 from cli.access import Access
 from cli.alerting import Alerting, alerting
+from cli.districts import Ownership
 from cli.earlier import FreshIntake
+from ingest.downsampling import Downsampling
+from ingest.intake import Intake
 from ingest.points import figures_point, order_point
 from ingest.service import IngestService, subscriptions
 from ingest.spool import Spool
@@ -70,7 +73,10 @@ async def ingesting(
     Alarms go on as an earlier run left them. Where it is known when the city's time begins, what is
     of a later time is forgotten, alarms and messages: it belongs to another run.
 
+    With `districts` in the settings it is these districts alone.
+
     Raises:
+        SettingError: The city has no such district.
         InputError: The rules, the telling file or the gas network is wrong.
         StoreError: The store cannot be used, or not be reached within the patience.
         BrokerError: The same for the broker.
@@ -78,17 +84,23 @@ async def ingesting(
         ArchiveError: The same for the archive of alarms.
     """
     access = Access.to(settings, broker)
+    own = Ownership.of(settings, city)
     async with (
         alerting(settings, city, lambda: rules_of(settings, city)) as alarms,
         _stored(settings) as (spool, store),
     ):
         await asyncio.to_thread(alarms.begin, spool.newest, begins_ms=begins_ms)
+        intake = FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms)
         service = IngestService(
             spool=spool,
             store=store,
             consumers=[alarms],
-            intake=FreshIntake(devices_max=settings.devices_max, begins_ms=begins_ms),
-            figures=lambda: _figures(alarms, city.city if city else "all"),
+            downsampling=await asyncio.to_thread(
+                _downsampling, settings, intake, spool.newest, begins_ms
+            ),
+            intake=intake,
+            figures=lambda: _figures(alarms, city.city if city else "all", own.worker),
+            worker=own.worker,
         )
 
         def receive(link: Link, messages: list[Publish]) -> None:
@@ -98,13 +110,13 @@ async def ingesting(
         who = city.city if city else "all"
         session = access.session(
             Role.INGEST,
-            f"cityeye-ingest-{who}",
-            subscriptions=subscriptions(city.city if city else "+"),
+            own.client_id("ingest", who),
+            subscriptions=subscriptions(city.city if city else "+", own.districts),
             receive=receive,
         )
         alarm_session = access.session(
             Role.ALARMS,
-            f"cityeye-alarms-{who}",
+            own.client_id("alarms", who),
             subscriptions=alarms.subscriptions(),
             receive=alarms.receive,
             clean=True,
@@ -126,11 +138,11 @@ async def ingesting(
             await service.close()
 
 
-async def _figures(alarms: Alerting, city: str) -> list[Point]:
+async def _figures(alarms: Alerting, city: str, worker: str) -> list[Point]:
     """What the alarm part has to say of itself: its figures, and the repair orders."""
     found = await asyncio.to_thread(alarms.orders.find)
     orders = [order_point(order, city=city) for order in found]
-    return [figures_point("alarms", alarms.figures(), ts=wall_ms()), *orders]
+    return [figures_point("alarms", alarms.figures(), ts=wall_ms(), worker=worker), *orders]
 
 
 @asynccontextmanager
@@ -144,6 +156,8 @@ async def _stored(settings: Settings) -> AsyncIterator[tuple[Spool, Store]]:
             token=settings.store_token,
             user=settings.store_user,
             password=settings.store_password,
+            retention_days=settings.retention_days,
+            rollup_bucket=settings.rollup_bucket,
         )
         await _opened(store, settings.patience_s)
     except BaseException:
@@ -171,6 +185,16 @@ def rules_of(settings: Settings, city: City | None) -> RuleSet:
     shipped = shipped_packs()
     names = [name for name in given if name in shipped or not Path(name).suffix]
     return load_packs(names, files=[Path(name) for name in given if name not in names])
+
+
+def _downsampling(
+    settings: Settings, intake: Intake, newest: int, begins_ms: int | None
+) -> Downsampling | None:
+    if not settings.downsamples:
+        return None
+    downsampling = Downsampling(intake.series, settings.data / "intervals")
+    downsampling.begin(newest, begins_ms=begins_ms)
+    return downsampling
 
 
 def _open_spool(settings: Settings) -> Spool:

@@ -8,12 +8,14 @@ import typer
 from city.settings import SETTINGS
 
 
-def _option(name: str, *, metavar: str | None = None) -> Any:
+def _option(name: str, *, metavar: str | None = None, switch: bool = False) -> Any:
+    """The option of a setting; a `switch` can also be said to be off."""
     row = SETTINGS[name]
+    spelled = f"{row.option}/--no-{row.option[2:]}" if switch else row.option
     sentence = row.sentence
     if row.default not in {None, ()} and row.default is not False and "default" not in sentence:
         sentence = f"{sentence} Default: {row.default}."
-    return typer.Option(row.option, help=sentence, show_default=False, metavar=metavar)
+    return typer.Option(spelled, help=sentence, show_default=False, metavar=metavar)
 
 
 City = Annotated[str | None, _option("city", metavar="NAME|FILE")]
@@ -34,9 +36,13 @@ BrokerKey = Annotated[Path | None, _option("broker_key", metavar="FILE")]
 Secure = Annotated[bool | None, _option("secure")]
 Window = Annotated[int | None, _option("window", metavar="NUMBER")]
 Store = Annotated[str | None, _option("store", metavar="STORE")]
+RetentionDays = Annotated[int | None, _option("retention_days", metavar="DAYS")]
+Downsample = Annotated[bool | None, _option("downsample", switch=True)]
+RollupBucket = Annotated[str | None, _option("rollup_bucket", metavar="BUCKET")]
 Data = Annotated[Path | None, _option("data", metavar="DIRECTORY")]
 Rules = Annotated[list[str] | None, _option("rules", metavar="PACK|FILE")]
 Telling = Annotated[str | None, _option("telling", metavar="FILE")]
+Districts = Annotated[str | None, _option("districts", metavar="DISTRICT,...")]
 Actions = Annotated[str | None, _option("actions", metavar="off|dry-run|armed")]
 Operators = Annotated[int | None, _option("operators", metavar="NUMBER")]
 Patience = Annotated[float | None, _option("patience_s", metavar="SECONDS")]

@@ -222,6 +222,7 @@ def make_users(options: Options) -> None:
         ask(options.influxdb_port, first, None)
     for statement in (
         f"CREATE DATABASE {DATABASE} WITH DURATION {RETENTION} NAME autogen",
+        f"CREATE RETENTION POLICY rollup ON {DATABASE} DURATION INF REPLICATION 1",
         f"CREATE USER ingest WITH PASSWORD '{passwords['ingest']}'",
         f"GRANT ALL ON {DATABASE} TO ingest",
         f"CREATE USER grafana WITH PASSWORD '{passwords['grafana']}'",

@@ -1,9 +1,16 @@
-"""The store on the write endpoint of InfluxDB 2.x, which 3.x and others keep."""
+"""The store on the write endpoint of InfluxDB 2.x, which 3.x and others keep.
+
+A bucket has one retention, so downsampled readings go to a second bucket. For InfluxQL that is
+retention policy `rollup` of the database that is called as the first bucket. Where the two are one,
+as on 3.x, all goes there.
+"""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
+import structlog
 from influxdb_client.client.influxdb_client_async import InfluxDBClientAsync
 from influxdb_client.domain.write_precision import WritePrecision
 from influxdb_client.rest import ApiException
@@ -11,10 +18,21 @@ from influxdb_client.rest import ApiException
 from city.errors import StoreError, StoreRefused
 from ingest.influxhttp import Series, Server, parse_answer, read_points
 from ingest.lineprotocol import encode
+from ingest.rollups import MEASUREMENTS, POLICY, Parts
 from ingest.store import Point
+
+_log = structlog.get_logger(__name__)
 
 REQUEST_MAX: Final = 1_000_000
 """Largest request body [bytes]; the client sends it from memory in one piece."""
+
+
+_NO_BUCKET: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+"""What the server answers when a bucket is not there, or not for us."""
+
+
+class _NoBucketError(StoreError):
+    """The bucket for downsampled readings cannot be written to."""
 
 
 class Influx2Store:
@@ -26,17 +44,26 @@ class Influx2Store:
         url: Where the server answers, e.g. `http://127.0.0.1:8086`.
         org: The organisation that owns the bucket.
         token: Who writes, on a server that asks.
+        rollup_bucket: Where downsampled readings go; default: the bucket's name and `_rollup`.
         timeout_s: How long one request may take.
     """
 
     def __init__(
-        self, url: str, org: str, bucket: str, *, token: str | None = None, timeout_s: float = 30.0
+        self,
+        url: str,
+        org: str,
+        bucket: str,
+        *,
+        token: str | None = None,
+        rollup_bucket: str | None = None,
+        timeout_s: float = 30.0,
     ) -> None:
         self.name = f"InfluxDB 2 at {url}, bucket {org}/{bucket}"
         self.timeout_s = timeout_s
         self._url = url
         self._org = org
         self._bucket = bucket
+        self._rollup_bucket = rollup_bucket or f"{bucket}_{POLICY}"
         self._token = token
         self._server = Server(
             name=self.name,
@@ -63,19 +90,21 @@ class Influx2Store:
 
     async def write(self, points: Sequence[Point]) -> None:
         """Keep every point, or raise; after an error some of them may have been kept."""
-        lines = encode(points)
-        if len(lines) > REQUEST_MAX and len(points) > 1:
-            middle = len(points) // 2
-            await self.write(points[:middle])
-            await self.write(points[middle:])
-        elif points:
-            await self._write(lines)
+        parts = Parts.of(points)
+        await self._write_to(self._bucket, parts.others)
+        try:
+            await self._write_to(self._rollup_bucket, parts.rows)
+        except _NoBucketError as error:
+            self._do_without(error)
+            await self._write_to(self._bucket, parts.rows)
 
     async def read(
         self, measurement: str, start_ms: int, stop_ms: int, *, limit: int = 10_000
     ) -> list[Point]:
         """The points of `measurement` with `start_ms <= ts < stop_ms`, oldest first."""
-        return await read_points(self._query, measurement, start_ms, stop_ms, limit)
+        apart = measurement in MEASUREMENTS and self._rollup_bucket != self._bucket
+        policy = POLICY if apart else None
+        return await read_points(self._query, measurement, start_ms, stop_ms, limit, policy)
 
     async def close(self) -> None:
         """Release the connections."""
@@ -89,19 +118,41 @@ class Influx2Store:
     async def _probe(self) -> None:
         """Write nothing: token, organisation and bucket are judged before the missing lines."""
         try:
-            await self._write(b"")
+            await self._send(self._bucket, b"")
         except StoreRefused:
             return
 
-    async def _write(self, lines: bytes) -> None:
+    def _do_without(self, error: StoreError) -> None:
+        """Have downsampled readings go to the readings from now on."""
+        _log.warning(
+            "downsampled readings have no bucket of their own and are kept only as long as the "
+            f"readings; make the bucket {self._rollup_bucket!r} and its mapping, let the token "
+            "write there, and start again",
+            store=self.name,
+            why=str(error),
+        )
+        self._rollup_bucket = self._bucket
+
+    async def _write_to(self, bucket: str, points: Sequence[Point]) -> None:
+        lines = encode(points)
+        if len(lines) > REQUEST_MAX and len(points) > 1:
+            middle = len(points) // 2
+            await self._write_to(bucket, points[:middle])
+            await self._write_to(bucket, points[middle:])
+        elif points:
+            await self._send(bucket, lines)
+
+    async def _send(self, bucket: str, lines: bytes) -> None:
         if self._client is None:
             raise StoreError(f"{self.name} is not open")
         with self._server.reaching():
             try:
                 await self._client.write_api().write(
-                    bucket=self._bucket, record=lines, write_precision=WritePrecision.MS
+                    bucket=bucket, record=lines, write_precision=WritePrecision.MS
                 )
             except ApiException as error:
+                if bucket != self._bucket and error.status in _NO_BUCKET:
+                    raise _NoBucketError(f"it answered {error.status}") from error
                 self._server.check(error.status, error.body, error.retry_after)
 
     async def _query(self, statement: str) -> list[Series]:

@@ -135,13 +135,18 @@ def parse_answer(server: Server, body: bytes) -> list[Series]:
 
 
 async def read_points(
-    query: Query, measurement: str, start_ms: int, stop_ms: int, limit: int
+    query: Query,
+    measurement: str,
+    start_ms: int,
+    stop_ms: int,
+    limit: int,
+    policy: str | None = None,
 ) -> list[Point]:
-    """At most `limit` points with `start_ms <= ts < stop_ms`, oldest first.
+    """At most `limit` points with `start_ms <= ts < stop_ms`, oldest first, in `policy` or the default one.
 
     Numbers come as JSON, which tells no 31 from 31.0, so the field types are asked for.
     """
-    source = quoted(measurement)
+    source = f"{quoted(policy)}.{quoted(measurement)}" if policy else quoted(measurement)
     tags = {row[0] for row in _rows(await query(f"SHOW TAG KEYS FROM {source}"))}
     types = {row[0]: row[1] for row in _rows(await query(f"SHOW FIELD KEYS FROM {source}"))}
     series = await query(

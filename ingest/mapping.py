@@ -6,12 +6,31 @@ reading and shows none.
 """
 
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
+from ingest.storeurl import PORT
+
+_SCHEMES: Final = {"influx2": "http", "influx2s": "https"}
 _QUERY: Final = "SHOW MEASUREMENTS LIMIT 1"
 _SIGNS: Final = ("database not found", "dbrp", "no database")
 """What the answers of InfluxDB 2 say of a database without a mapping, in small letters."""
+
+
+def bucket_of(spec: str) -> tuple[str, str, str] | None:
+    """Address, organisation and bucket of a store `influx2://HOST:PORT/ORG/BUCKET`, else None.
+
+    Args:
+        spec: One of `ingest.storeurl.SPECS`, as `open_store` has accepted it.
+    """
+    parts = urlsplit(spec)
+    scheme = _SCHEMES.get(parts.scheme)
+    if scheme is None:
+        return None
+    org, bucket = (unquote(name) for name in parts.path.strip("/").split("/"))
+    address = parts.netloc if parts.port else f"{parts.netloc.rstrip(':')}:{PORT}"
+    return f"{scheme}://{address}", org, bucket
 
 
 async def mapping_problem(

@@ -9,6 +9,8 @@ from city.cityfile import Address
 from ingest.ledger import Ledger
 from ingest.store import Point, PointKey
 
+EVERYTHING: Final = "all"
+"""The worker that takes in every district."""
 _NAME: Final = re.compile(r"[\w.-]{1,64}")
 """What a device may call its kind and still have it as a tag."""
 
@@ -109,7 +111,7 @@ def order_point(order: RepairOrder, *, city: str) -> Point:
     )
 
 
-def ledger_point(ledger: Ledger, *, ts: int) -> Point:
+def ledger_point(ledger: Ledger, *, ts: int, worker: str = EVERYTHING) -> Point:
     """The ledger as a point of measurement `cityeye`; `ts` is on the wall clock."""
     counts = {
         "received": ledger.received,
@@ -119,11 +121,17 @@ def ledger_point(ledger: Ledger, *, ts: int) -> Point:
         "refused": ledger.refused,
         "pending": ledger.pending,
     }
-    return Point(PointKey("cityeye", (("part", "ledger"),)), ts, {}, counts, {})
+    return Point(_own("ledger", worker), ts, {}, counts, {})
 
 
-def figures_point(part: str, figures: Mapping[str, float | int], *, ts: int) -> Point:
+def figures_point(
+    part: str, figures: Mapping[str, float | int], *, ts: int, worker: str = EVERYTHING
+) -> Point:
     """A part's figures as a point of measurement `cityeye`; `ts` is on the wall clock."""
     counts = {name: value for name, value in figures.items() if isinstance(value, int)}
     values = {name: float(value) for name, value in figures.items() if name not in counts}
-    return Point(PointKey("cityeye", (("part", part),)), ts, values, counts, {})
+    return Point(_own(part, worker), ts, values, counts, {})
+
+
+def _own(part: str, worker: str) -> PointKey:
+    return PointKey("cityeye", (("part", part), ("worker", worker)))

@@ -16,9 +16,10 @@ from city.backoff import Backoff
 from city.clock import wall_ms
 from city.errors import SpoolError
 from ingest.consumer import Consumer, Consumers, Handed
+from ingest.downsampling import Downsampling
 from ingest.intake import Intake
 from ingest.ledger import Ledger
-from ingest.points import alarm_point, figures_point, ledger_point, station_point
+from ingest.points import EVERYTHING, alarm_point, figures_point, ledger_point, station_point
 from ingest.receiver import Arrivals, Receiver
 from ingest.spool import Group, Journaled, Spool
 from ingest.store import Point, Store
@@ -38,11 +39,18 @@ _REPLAYED_MAX: Final = 2_000
 T = TypeVar("T")
 
 
-def subscriptions(city: str = "+", district: str = "+") -> list[tuple[str, int]]:
-    """What an ingest service listens to: the clock first, then what devices say."""
+def subscriptions(city: str = "+", districts: Sequence[str] = ()) -> list[tuple[str, int]]:
+    """What an ingest service listens to: the clock first, then what devices say.
+
+    Without `districts` it is the devices of all of them.
+    """
     channels = (Channel.META, Channel.STATUS, Channel.TELEMETRY)
-    filters = [clock_topic(city), *(device_filter(channel, city, district) for channel in channels)]
-    return [(topic_filter, 1) for topic_filter in filters]
+    of_devices = [
+        device_filter(channel, city, district)
+        for district in districts or ("+",)
+        for channel in channels
+    ]
+    return [(topic_filter, 1) for topic_filter in (clock_topic(city), *of_devices)]
 
 
 class IngestService:
@@ -58,11 +66,16 @@ class IngestService:
         spool: Spool,
         store: Store,
         consumers: Sequence[Consumer] = (),
+        downsampling: Downsampling | None = None,
         intake: Intake | None = None,
         receiver: Receiver | None = None,
         figures: Callable[[], Awaitable[Sequence[Point]]] | None = None,
+        worker: str = EVERYTHING,
     ) -> None:
-        """`figures` are more points to store with the ledger, now and then."""
+        """`figures` are more points to store with the ledger, now and then; `worker` is in all.
+
+        `downsampling` works on the series table of `intake`, and has begun.
+        """
         self.receiver = receiver or Receiver()
         self.intake = intake or Intake()
         self.started = spool.ledger()
@@ -75,9 +88,12 @@ class IngestService:
         """Why messages are not acknowledged at the moment, if so."""
         self._session: Session | None = None
         self._figures = figures
+        self._worker = worker
         self._spool = spool
         self._store = store
-        self._consumers = Consumers(consumers, spool)
+        self._downsampling = downsampling
+        served = [*consumers, downsampling] if downsampling else consumers
+        self._consumers = Consumers(served, spool)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self.writer = Writer(
             store, spool, in_spool_thread=self._in_spool_thread, revive=self.intake.revive
@@ -139,6 +155,8 @@ class IngestService:
 
     async def close(self) -> None:
         """Release spool and thread."""
+        if self._downsampling:
+            await asyncio.to_thread(self._downsampling.close)
         await self._in_spool_thread(self._spool.close)
         self._thread.shutdown()
 
@@ -191,6 +209,7 @@ class IngestService:
         announcements = self._consumers.take(taken.births, taken.batch)
         own = [alarm_point(announcement) for announcement in announcements]
         own += [station_point(*born, ts=wall_ms()) for born in taken.births]
+        own += self._downsampling.take_rows() if self._downsampling else []
         births = taken.documents if self._consumers.journaled else ()
         group = Group(taken.messages, own, taken.duplicates, taken.dead, births)
         number = self._spool.newest
@@ -256,7 +275,12 @@ class IngestService:
         used = await self._in_spool_thread(lambda: resources(self._spool.path))
         ledger, ts = self._spool.ledger(), wall_ms()
         vitals = self.vitals.figures(ledger, used)
-        return [ledger_point(ledger, ts=ts), figures_point("ingest", vitals, ts=ts)]
+        parts = {"ingest": vitals}
+        if self._downsampling:
+            parts["downsampling"] = self._downsampling.figures()
+        worker = self._worker
+        own = [figures_point(part, found, ts=ts, worker=worker) for part, found in parts.items()]
+        return [ledger_point(ledger, ts=ts, worker=worker), *own]
 
     async def _in_spool_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

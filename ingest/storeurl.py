@@ -24,6 +24,14 @@ PORT: Final = 8086
 """Where InfluxDB listens unless told otherwise."""
 
 _SCHEMES: Final = {"influx1": "http", "influx1s": "https", "influx2": "http", "influx2s": "https"}
+_DUCK_RETENTION: Final = "delete from DuckDB's tables what you want no more, see docs/storage.md"
+_BUCKET_RETENTION: Final = "its buckets have their own, see docs/storage.md"
+_OWN_RETENTION: Final = {
+    "duckdb": _DUCK_RETENTION,
+    "influx2": _BUCKET_RETENTION,
+    "influx2s": _BUCKET_RETENTION,
+}
+"""The stores that retention_days is not for, and what is instead."""
 _WORDS: Final = ("duckdb", "influxd", *_SCHEMES)
 
 
@@ -34,6 +42,8 @@ def open_store(
     token: str | None = None,
     user: str | None = None,
     password: str | None = None,
+    retention_days: int | None = None,
+    rollup_bucket: str | None = None,
 ) -> Store:
     """The store that `spec` names, not yet opened.
 
@@ -43,43 +53,53 @@ def open_store(
         token: For InfluxDB 2.x and 3.x.
         user: For InfluxDB 1.x.
         password: Of that user.
+        retention_days: How long InfluxDB 1.x keeps readings; None leaves that to the server.
+        rollup_bucket: Where downsampled readings go on InfluxDB 2.x and 3.x.
 
     Raises:
         SettingError: It names none; the text says what is allowed.
     """
     word, _, rest = spec.partition(":")
+    if retention_days is not None and word in _OWN_RETENTION:
+        raise SettingError(f"retention_days does not go with this store: {_OWN_RETENTION[word]}")
     if spec == "duckdb":
         return DuckStore(data_dir / "store.duckdb")
     if word == "duckdb" and rest:
         return DuckStore(Path(rest).expanduser())
     if spec == "influxd":
-        return PrivateInfluxStore(data_dir / "influxd")
+        return PrivateInfluxStore(data_dir / "influxd", retention_days=retention_days)
     if word not in _SCHEMES:
         _fail_unknown(word, rest)
     parts = _split(spec)
     url = f"{_SCHEMES[word]}://{_authority(parts)}"
     names = [unquote(name) for name in parts.path.strip("/").split("/")]
     if word.startswith("influx1"):
-        return _influx1(url, names, user, password)
-    return _influx2(url, names, token)
+        return _influx1(url, names, user, password, retention_days)
+    return _influx2(url, names, token, rollup_bucket)
 
 
-def _influx1(url: str, names: list[str], user: str | None, password: str | None) -> Store:
+def _influx1(
+    url: str,
+    names: list[str],
+    user: str | None,
+    password: str | None,
+    retention_days: int | None,
+) -> Store:
     if len(names) != 1 or not names[0]:
         raise SettingError("the store names no database; write influx1://HOST:PORT/DATABASE")
     if (user is None) != (password is None):
         missing = "CITYEYE_STORE_USER" if user is None else "CITYEYE_STORE_PASSWORD"
         raise SettingError(f"{missing} is missing; a store has both user and password, or neither")
-    return Influx1Store(url, names[0], user=user, password=password)
+    return Influx1Store(url, names[0], user=user, password=password, retention_days=retention_days)
 
 
-def _influx2(url: str, names: list[str], token: str | None) -> Store:
+def _influx2(url: str, names: list[str], token: str | None, rollup_bucket: str | None) -> Store:
     match names:
         case [org, bucket] if org and bucket:
             # influxdb-client takes half a second to import, which only its users shall wait for
             from ingest.influx2 import Influx2Store  # noqa: PLC0415 - slow and seldom needed
 
-            return Influx2Store(url, org, bucket, token=token)
+            return Influx2Store(url, org, bucket, token=token, rollup_bucket=rollup_bucket)
     raise SettingError(
         "the store names no organisation and bucket; write influx2://HOST:PORT/ORG/BUCKET"
     )

@@ -15,6 +15,7 @@ import yaml
 
 from broker.mosquittoconf import IMAGE
 from city.settings import SETTINGS, resolve
+from city.synthetic import named_city
 from docker.deal import SHARES
 from docker.keys import SECRETS, make_secrets
 
@@ -44,6 +45,8 @@ PROBES = {
 From the images' own Dockerfiles: Mosquitto's installs its clients, InfluxDB 2's the command
 `influx`, InfluxDB 1's and 3's have curl, Grafana's is Alpine, whose busybox has wget.
 """
+
+LOAD_INGESTS = ("load-ingest", "load-ingest-2", "load-ingest-3")
 
 ADDRESSES = {"influx1": "influx1", "influx2": "influxdb", "influx3": "influx3"}
 """The service that is each profile's database."""
@@ -76,7 +79,7 @@ def compose(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 @pytest.fixture(scope="module", params=DATABASES)
 def model(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
     """The file as Compose understands it, with each database in turn and the load test."""
-    profiles = f"{request.param},load"
+    profiles = f"{request.param},load,load-shared"
     done = compose(
         folder, "config", "--format", "json", COMPOSE_PROFILES=profiles, DATABASE=request.param
     )
@@ -109,7 +112,7 @@ def seconds(duration: str) -> float:
 def test_services(model: dict[str, Any]) -> None:
     """A profile starts its database and no other, beside what every stack has."""
     always = {"keys", "mosquitto", "grafana", "sim", "ingest"}
-    load = {"load-keys", "load-mosquitto", "load-sim", "load-ingest"}
+    load = {"load-keys", "load-mosquitto", "load-sim", *LOAD_INGESTS}
     database = {ADDRESSES[model["database"]]} | (
         {"bucket"} if model["database"] == "influx2" else set()
     )
@@ -291,7 +294,7 @@ def test_ingest_waits(model: dict[str, Any]) -> None:
 
 def test_grace(model: dict[str, Any]) -> None:
     """Ingest may take longer to stop than its last write and its alarms are allowed to take."""
-    for name in ("ingest", "load-ingest"):
+    for name in ("ingest", *LOAD_INGESTS):
         assert 2 * DRAIN_S < seconds(model["services"][name]["stop_grace_period"])
 
 
@@ -302,7 +305,7 @@ def test_restarts(model: dict[str, Any]) -> None:
 
 def test_settings(model: dict[str, Any], folder: Path) -> None:
     """CityEye takes the environment that its services are given."""
-    for name in ("sim", "ingest", "load-sim", "load-ingest"):
+    for name in ("sim", "ingest", "load-sim", *LOAD_INGESTS):
         environment = {
             key: str(folder / "secrets" / "influx3-token") if key.endswith("_FILE") else value
             for key, value in model["services"][name]["environment"].items()
@@ -311,6 +314,59 @@ def test_settings(model: dict[str, Any], folder: Path) -> None:
 
         assert str(settings.broker).startswith("mqtts://"), name
         assert settings.broker_credentials is not None, name
+
+
+def test_every_district_has_one_owner(folder: Path) -> None:
+    """With what the documentation says, the load test's ingests divide its city."""
+    done = compose(
+        folder, "config", "--format", "json",
+        COMPOSE_PROFILES="influx2,load,load-shared", LOAD_DISTRICTS="d1,d2",
+    )  # fmt: skip
+    found = json.loads(done.stdout)["services"]
+    owned = [
+        resolve(
+            {}, {"CITYEYE_DISTRICTS": found[name]["environment"]["CITYEYE_DISTRICTS"]}
+        ).districts
+        for name in LOAD_INGESTS
+    ]
+    documented = (ROOT / "docs" / "docker.md").read_text()
+
+    assert sorted(district.id for district in named_city("synthetic:60").districts) == sorted(
+        name for districts in owned for name in districts
+    )
+    assert "LOAD_DISTRICTS=d1,d2" in documented
+
+
+def test_owners_are_apart(model: dict[str, Any]) -> None:
+    """Each ingest of the load test has its own data and its own login."""
+    found = [model["services"][name] for name in LOAD_INGESTS]
+    data = [
+        mount["source"]
+        for one in found
+        for mount in one["volumes"]
+        if mount["target"] == "/var/lib/cityeye"
+    ]
+    seats = [one["environment"].get("CITYEYE_BROKER_SEAT", "") for one in found]
+
+    assert (3, 3) == (len(set(data)), len(set(seats)))
+    assert ["", "second", "third"] == seats
+
+
+def test_ingest_has_its_logins(model: dict[str, Any]) -> None:
+    """The credentials that an ingest reads are dealt for the roles that it enters the broker as."""
+    dealt = {
+        mount["source"]: Path(mount["target"]).name
+        for job in ROOTS
+        for mount in model["services"][job]["volumes"]
+        if mount["target"].startswith("/keys/")
+    }
+    shares = {row.volume: row for row in SHARES}
+    for name in ("ingest", *LOAD_INGESTS):
+        one = model["services"][name]
+        folder = str(Path(one["environment"]["CITYEYE_BROKER_CREDENTIALS"]).parent)
+        (volume,) = (m["source"] for m in one["volumes"] if m["target"] == folder)
+
+        assert {"ingest", "alarms"} <= set(shares[dealt[volume]].roles), name
 
 
 def test_store_address(model: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
+import re
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from alerts.indices import BREAKPOINTS, CLASS_LIMITS
 from city.quantities import QUANTITIES
 from docker.grafana.boards import limits
+from docker.grafana.boards.resolution import READINGS, RESOLUTIONS, VARIABLE
 from docker.grafana.boards.shelf import BOARDS, FOLDER, files
 from docker.grafana.trial.asking import fields_of, load, panels
 from docker.grafana.trial.filling import ALL, Shown, UnknownVariable, filled
@@ -85,10 +88,62 @@ def test_variables_have_a_value_for_all(board: dict[str, Any]) -> None:
 @DASHBOARDS
 def test_dashboards_link_to_one_another(board: dict[str, Any]) -> None:
     """Every dashboard has the menu of all, which keeps time and choice."""
-    (link,) = board["links"]
+    (link,) = (link for link in board["links"] if link["type"] == "dashboards")
 
     assert (["cityeye"], True, True) == (link["tags"], link["keepTime"], link["includeVars"])
     assert "cityeye" in board["tags"]
+
+
+@DASHBOARDS
+def test_curves_of_readings_have_a_resolution(board: dict[str, Any]) -> None:
+    """A curve, or a count over the time shown, reads from what the variable names, not raw."""
+    names = {variable["name"] for variable in board["templating"].get("list", [])}
+    raw = re.compile(r'FROM "(air|water|gas|emission)" WHERE .*\$timeFilter')
+    queries = [target["query"] for panel in panels(board) for target in panel["targets"]]
+
+    assert [] == [query for query in queries if raw.search(query)]
+    assert ("resolution" in names) == any(READINGS in query for query in queries)
+
+
+@DASHBOARDS
+def test_long_times_come_with_their_resolution(board: dict[str, Any]) -> None:
+    """Links to a week and a year choose means; the list of times offers no more than a day."""
+    if not [one for one in board["templating"].get("list", []) if one["name"] == VARIABLE]:
+        return
+    links = [
+        parse_qs(urlsplit(link["url"]).query) for link in board["links"] if link["type"] == "link"
+    ]
+    chosen = {link["from"][0]: link[f"var-{VARIABLE}"][0] for link in links}
+    offered = {row["from"] for row in board["timepicker"]["quick_ranges"]}
+
+    assert {one.since: one.sources for one in RESOLUTIONS} == chosen
+    assert {"now-15m", "now-1h", "now-6h", "now-24h"} == offered
+
+
+def test_a_resolution_is_carried_from_one_dashboard_to_the_next() -> None:
+    """The values of the variable name all domains, so they are the same everywhere."""
+    lists = [
+        variable["query"]
+        for board in load(FOLDER)
+        for variable in board["templating"].get("list", [])
+        if variable["name"] == VARIABLE
+    ]
+
+    assert (4, 1) == (len(lists), len(set(lists)))
+
+
+def test_a_map_loads_nothing_from_elsewhere() -> None:
+    """Beneath the stations lies a file of Grafana's own, and the view is fitted to the stations."""
+    (found,) = (
+        panel["options"]
+        for board in load(FOLDER)
+        for panel in board["panels"]
+        if panel["type"] == "geomap"
+    )
+
+    assert "geojson" == found["basemap"]["type"]
+    assert found["basemap"]["config"]["src"].startswith("public/")
+    assert (False, "Devices") == (found["view"]["allLayers"], found["view"]["layer"])
 
 
 def test_no_panel_has_more_queries_than_letters() -> None:
@@ -152,6 +207,11 @@ def test_chosen_values_become_a_pattern() -> None:
 def test_all_forms_of_a_variable_are_known(form: str) -> None:
     """Grafana knows five ways to write a variable."""
     assert "x" == filled(form, HOUR)
+
+
+def test_raw_is_taken_as_it_is() -> None:
+    """In the format raw nothing is escaped."""
+    assert "a.b" == filled("${site:raw}", HOUR)
 
 
 def test_all_is_what_the_variable_says() -> None:

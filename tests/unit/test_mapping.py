@@ -1,11 +1,14 @@
 """A bucket without a mapping for InfluxQL is named."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from ingest.mapping import mapping_problem
+from city.settings import Settings
+from cli.doctor import examine
+from ingest.mapping import bucket_of, mapping_problem
 
 Answer = Callable[[int, str], Awaitable[str]]
 ANSWERS_WITHOUT_MAPPING = [
@@ -24,8 +27,12 @@ async def server() -> AsyncIterator[Answer]:
             known = request.headers["Authorization"] == "Token secret"
             return web.Response(status=status if known else 401, text=body)
 
+        async def written(_request: web.Request) -> web.Response:
+            return web.Response(status=204)
+
         app = web.Application()
         app.router.add_get("/query", query)
+        app.router.add_post("/api/v2/write", written)
         runner = web.AppRunner(app)
         runners.append(runner)
         await runner.setup()
@@ -60,3 +67,39 @@ async def test_mapped(server: Answer) -> None:
 async def test_no_server() -> None:
     """A server that does not answer is not this check's matter."""
     assert None is await mapping_problem("http://127.0.0.1:1", "cityeye", org="town")
+
+
+async def test_the_doctor_names_it(server: Answer, tmp_path: Path) -> None:
+    """A store that takes points and shows none is not well, and the doctor says why."""
+    url = await server(*ANSWERS_WITHOUT_MAPPING[0])
+    store = url.replace("http://", "influx2://") + "/town/cityeye"
+    settings = Settings(store=store, store_token="secret", data=tmp_path)  # noqa: S106 - a stand-in
+    outcome = await examine(settings)
+
+    assert not outcome.complete
+    assert "influx v1 dbrp create --org town --db cityeye" in outcome.figures["store"]
+
+
+async def test_the_doctor_finds_a_mapping(server: Answer, tmp_path: Path) -> None:
+    """A store that can be read answers."""
+    url = await server(200, '{"results":[{"statement_id":0}]}')
+    store = url.replace("http://", "influx2://") + "/town/cityeye"
+    settings = Settings(store=store, store_token="secret", data=tmp_path)  # noqa: S106 - a stand-in
+    outcome = await examine(settings)
+
+    assert outcome.figures["store"].endswith("answers")
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("influx2://127.0.0.1:8086/town/cityeye", ("http://127.0.0.1:8086", "town", "cityeye")),
+        ("influx2s://store.example/my%20town/b", ("https://store.example:8086", "my town", "b")),
+        ("influx2://[::1]:99/o/b", ("http://[::1]:99", "o", "b")),
+        ("influx1://127.0.0.1:8086/cityeye", None),
+        ("duckdb:store.duckdb", None),
+    ],
+)
+def test_where_a_bucket_is(spec: str, found: tuple[str, str, str] | None) -> None:
+    """Only stores of the second kind have a bucket."""
+    assert found == bucket_of(spec)

@@ -80,7 +80,8 @@ def test_the_ledger_as_a_point() -> None:
         "refused": 4,
         "pending": 5,
     }
-    expected = Point(PointKey("cityeye", (("part", "ledger"),)), T0, {}, counts, {})
+    key = PointKey("cityeye", (("part", "ledger"), ("worker", "all")))
+    expected = Point(key, T0, {}, counts, {})
 
     assert expected == ledger_point(ledger, ts=T0)
 
@@ -99,6 +100,13 @@ def test_figures_as_a_point() -> None:
     point = figures_point("alarms", {"standing": 3, "flood_share": 0.5}, ts=T0)
 
     assert ({"standing": 3}, {"flood_share": 0.5}) == (point.counts, point.values)
+
+
+def test_workers_do_not_overwrite_one_another() -> None:
+    """Figures of the same instant by several workers are of different series."""
+    workers = {figures_point("ingest", {"x": 1}, ts=T0, worker=name).key for name in ("a", "b.c")}
+
+    assert 2 == len(workers)
 
 
 def test_a_station_as_a_point() -> None:

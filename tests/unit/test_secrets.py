@@ -216,7 +216,9 @@ def test_bucket_first(tmp_path: Path, secrets: Path) -> None:
     assert "v1 dbrp create --db cityeye --rp autogen --bucket-id 0b0b --default" in asked
     assert "bucket update --id 0b0b --retention 30d" in asked
     assert "made-for-CityEye ingest\n" == (tmp_path / "keys/ingest/influxdb/token").read_text()
-    assert "auth create --description CityEye Grafana --read-bucket 0b0b --json" in asked
+    assert "v1 dbrp create --db cityeye --rp rollup --bucket-id 0b0b" in asked
+    both = "--read-bucket 0b0b --read-bucket 0b0b"
+    assert f"auth create --description CityEye Grafana {both} --json" in asked
 
 
 def test_bucket_again(tmp_path: Path, secrets: Path) -> None:

@@ -8,6 +8,7 @@ from .board import Board, scope
 from .influxql import latest, line
 from .limits import aqi_steps, steps_of, title_of, unit_of
 from .panels import Look, Panel, Row
+from .resolution import READINGS
 
 POLLUTANTS: Final = ("pm25", "pm10", "so2", "no2", "co", "o3")
 WEATHER: Final = tuple(q.id for q in quantities_of(Domain.AIR) if q.id not in POLLUTANTS)
@@ -17,7 +18,7 @@ def _curve(quantity: str, width: int) -> Panel:
     return Panel(
         kind="lines",
         title=title_of(quantity),
-        queries=(line("air", f'mean("{quantity}") AS "{quantity}"', alias="$tag_device"),),
+        queries=(line(READINGS, f'mean("{quantity}") AS "{quantity}"', alias="$tag_device"),),
         note="Lines across are limits of hourly means, from the rule packs.",
         unit=unit_of(quantity),
         decimals=QUANTITIES[quantity].decimals,
@@ -61,6 +62,7 @@ BOARD: Final = Board(
     note="One station: pollutants against GB 3095-2026, the level of its air, and its weather.",
     variables=scope("air", one="site"),
     domain="air",
+    resolved=True,
     rows=(
         Row(title="Now", panels=(_TILES,)),
         Row(title="Pollutants 污染物", panels=tuple(_curve(name, 12) for name in POLLUTANTS)),

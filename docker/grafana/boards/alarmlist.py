@@ -131,7 +131,10 @@ def _figure(
     return Panel(
         kind="lines",
         title=name,
-        queries=(line("cityeye", shown, by=(), tags=(), where=ours, alias="$col", empty=empty),),
+        queries=(
+            line("cityeye", shown, by=("worker",), tags=(), where=ours,
+                 alias="$col $tag_worker", empty=empty),
+        ),
         note=note,
         unit=unit,
         steps=steps,

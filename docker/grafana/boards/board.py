@@ -8,6 +8,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from .influxql import SCOPE, Query, Target, scoped, source
 from .panels import Row, builder
+from .resolution import links, time_picker, variable
 
 TAG: Final = "cityeye"
 """What all dashboards are tagged with; their links to one another are by this tag."""
@@ -42,6 +43,8 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
     domain: str = ""
     """Whose alarms are marked on the curves; empty: of all domains."""
     marked: bool = True
+    resolved: bool = False
+    """Whether its curves are of a resolution that people choose."""
     since: str = "now-1h"
     refresh: str = "10s"
 
@@ -78,8 +81,12 @@ def render(board: Board) -> dashboard.Dashboard:
     made = built.Dashboard(board.title).uid(board.uid).description(board.note)
     made.tags([TAG]).timezone("browser").time(board.since, "now").refresh(board.refresh)
     made.readonly().tooltip(dashboard.DashboardCursorSync.CROSSHAIR).link(_links())
-    for variable in board.variables:
-        made.with_variable(_variable(variable))
+    for chosen in board.variables:
+        made.with_variable(_variable(chosen))
+    if board.resolved:
+        made.with_variable(variable()).timepicker(time_picker())
+        for link in links(board.uid, tuple(v.name for v in board.variables if not v.hidden)):
+            made.link(link)
     if board.marked:
         made.annotation(_alarms(board.domain))
     number = _TOP
@@ -89,7 +96,14 @@ def render(board: Board) -> dashboard.Dashboard:
             number += 1
             made.with_panel(builder(panel, number))
         number += 1
-    return made.build()
+    return _placed(made.build())
+
+
+def _placed(board: dashboard.Dashboard) -> dashboard.Dashboard:
+    """The dashboard with its links in sight: the SDK's default hides them in the menu of controls."""
+    for link in board.links or ():
+        link.placement = None  # type: ignore[assignment]  # None is left out
+    return board
 
 
 def _variable(variable: Variable) -> built.QueryVariable:

@@ -10,6 +10,7 @@ from .board import Board, Variable, scope, tag_values
 from .influxql import SCOPE, Query, latest, line, scoped
 from .limits import limits_of, plants, steps_of, title_of, unit_of
 from .panels import Look, Panel, Row
+from .resolution import READINGS
 
 STACK: Final = ("stack_pm", "stack_so2", "stack_nox")
 OUTFALL: Final = ("effluent_cod", "effluent_ammonia_n", "effluent_total_n", "effluent_total_p")
@@ -34,9 +35,9 @@ def _stack(plant: PlantKind, quantity: str) -> Panel:
         kind="lines",
         title=f"{plant.name_en} {plant.name_zh}: {title_of(quantity)}",
         queries=(
-            line("emission", f'mean("{corrected}") AS "corrected"', by=("site",), where=_of(plant),
+            line(READINGS, f'mean("{corrected}") AS "corrected"', by=("site",), where=_of(plant),
                  alias="$tag_site corrected 折算", empty=_NO_PLANT),
-            line("emission", f'mean("{quantity}") AS "raw"', by=("site",), where=_of(plant),
+            line(READINGS, f'mean("{quantity}") AS "raw"', by=("site",), where=_of(plant),
                  alias="$tag_site raw 实测", empty=_NO_PLANT),
         ),
         note=f"Corrected to {plant.o2_ref:g} % O2; the line across is the permit, {plant.standard}.",
@@ -52,7 +53,7 @@ def _outfall(plant: PlantKind, quantity: str) -> Panel:
     return Panel(
         kind="lines",
         title=f"{plant.name_en} {plant.name_zh}: {title_of(quantity)}",
-        queries=(line("emission", shown, by=("site",), where=_of(plant), empty=_NO_PLANT),),
+        queries=(line(READINGS, shown, by=("site",), where=_of(plant), empty=_NO_PLANT),),
         note=f"The line across is the permit, {plant.standard}.",
         unit=unit_of(quantity),
         steps=steps_of(quantity, plant.id),
@@ -64,7 +65,7 @@ def _outfall(plant: PlantKind, quantity: str) -> Panel:
 def _hours_over(plant: PlantKind, quantity: str, limit: Limit) -> Query:
     """How many hourly means lay above a limit, by device; its first column says what of."""
     inner = (
-        f'SELECT mean("{quantity}") AS "hour" FROM "emission" WHERE $timeFilter AND '
+        f'SELECT mean("{quantity}") AS "hour" FROM {READINGS} WHERE $timeFilter AND '
         f'{scoped(*SCOPE)} AND {_of(plant)} GROUP BY time(1h), "site", "device"'
     )
     name = f"{QUANTITIES[quantity].name_en} > {limit.limit:g} {QUANTITIES[quantity].unit}"
@@ -141,7 +142,7 @@ def _curve(quantity: str) -> Panel:
     return Panel(
         kind="lines",
         title=title_of(quantity),
-        queries=(line("emission", shown, by=("site",)),),
+        queries=(line(READINGS, shown, by=("site",)),),
         unit=unit_of(quantity),
         width=6,
     )
@@ -167,6 +168,7 @@ BOARD: Final = Board(
     note="Every plant by its kind: what leaves it, raw and corrected, against its permit.",
     variables=_variables(),
     domain="emission",
+    resolved=True,
     since="now-6h",
     rows=(
         Row(title="Compliance 达标情况", panels=(_OVER, _FLAGS, _EVENTS)),

@@ -6,11 +6,14 @@ from .board import Board, scope
 from .influxql import SCOPE, Query, lately, latest, line, of_each, scoped
 from .limits import Step, Steps, steps_of, title_of, unit_of
 from .panels import Look, Panel, Row
+from .resolution import READINGS
 
 OPEN_PERCENT: Final = 99.0
 """From here on a valve counts as open."""
 _NEW: Final = lately("10m")
 _VALVE: Final[Steps] = (Step(None, "red"), Step(OPEN_PERCENT, "green"))
+_EXTREMES: Final = {"min": "lowest", "max": "highest"}
+ONLY_OF_MEANS: Final = "Raw readings have no means: their own lowest and highest are shown."
 _PRESENT: Final[Steps] = (Step(None, "green"), Step(1, "red"))
 
 
@@ -42,11 +45,18 @@ def state_panel(*, width: int, height: int) -> Panel:
 
 
 def _curve(quantity: str, shown: str, note: str = "") -> Panel:
+    """A quantity by site; of means that are kept, also the lowest or highest value beneath them."""
+    curves = [line(READINGS, f'{shown}("{quantity}") AS "{quantity}"', by=("site",))]
+    if shown in _EXTREMES:
+        inside = f'{shown}("{quantity}_{shown}") AS "{quantity}_{shown}"'
+        alias = f"$tag_site {_EXTREMES[shown]}"
+        curves.append(line(READINGS, inside, by=("site",), alias=alias, empty=ONLY_OF_MEANS))
     return Panel(
         kind="lines",
         title=title_of(quantity),
-        queries=(line("gas", f'{shown}("{quantity}") AS "{quantity}"', by=("site",)),),
+        queries=tuple(curves),
         note=note,
+        looks={"B": Look(dashed=True)} if len(curves) > 1 else {},
         unit=unit_of(quantity),
         steps=steps_of(quantity),
         edged=True,
@@ -75,18 +85,29 @@ _VALVES: Final = Panel(
     width=12,
     height=9,
 )  # fmt: skip
+
+
+def _seen(field: str, name: str, empty: str) -> Query:
+    """The most that a field has been at each detector, where that is a leak."""
+    return of_each(
+        f'max("{field}") AS "{name}"', READINGS, f'"site", "device", "{name}"',
+        time="$timeFilter", kept=f'"{name}" > 5', shape="table", empty=empty,
+    )  # fmt: skip
+
+
 _LEAKS: Final = Panel(
     kind="table",
     title="Methane above 5 %LEL 泄漏",
     queries=(
-        of_each(
-            'max("methane") AS "methane"', "gas", '"site", "device", "methane"',
-            time="$timeFilter", kept='"methane" > 5', shape="table",
-            by=("city", "site", "device"), empty="No detector has seen methane in this time.",
-        ),
+        _seen("methane", "methane", "No detector has seen methane in this time."),
+        _seen("methane_max", "highest", ONLY_OF_MEANS),
     ),
-    note="The most that a detector has shown in this time.",
-    looks={"methane": Look(unit=unit_of("methane"), steps=steps_of("methane"))},
+    note="The most that a detector has shown in this time; of means, also the highest beneath them.",
+    looks={
+        name: Look(unit=unit_of("methane"), steps=steps_of("methane"))
+        for name in ("methane", "highest")
+    },
+    joined=True,
     none="none",
     width=12,
     height=9,
@@ -137,6 +158,7 @@ BOARD: Final = Board(
     note="Pressures, valves, leaks and the orders of the repair crew.",
     variables=scope("gas"),
     domain="gas",
+    resolved=True,
     refresh="5s",
     rows=(
         Row(title="Now", panels=(state_panel(width=24, height=5),)),

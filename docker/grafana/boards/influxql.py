@@ -7,6 +7,8 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models.common import DataSourceRef
 
+from .resolution import READINGS
+
 SOURCE_UID: Final = "cityeye-influxdb"
 """The data source that provisioning makes under this identifier."""
 SCOPE: Final = ("city", "district", "site", "device")
@@ -79,6 +81,11 @@ UNTIL_NOW: Final = "time <= ${__to}ms"
 """For what stands: it may have begun before the time that a dashboard shows."""
 
 
+def named(measurement: str) -> str:
+    """What stands behind FROM: the measurement's name, or the variable that holds it."""
+    return measurement if measurement == READINGS else f'"{measurement}"'
+
+
 def line(
     measurement: str,
     shown: str,
@@ -89,11 +96,15 @@ def line(
     alias: str = "",
     empty: str = "",
 ) -> Query:
-    """A curve over time per `by`; `shown` is an aggregate with its name."""
+    """A curve over time per `by`; `shown` is an aggregate with its name.
+
+    `measurement` is one of the store's, or `READINGS` for those of the chosen resolution.
+    """
     condition = " AND ".join(part for part in ("$timeFilter", scoped(*tags), where) if part)
     groups = ", ".join(["time($__interval)", *(f'"{tag}"' for tag in by)])
     return Query(
-        text=f'SELECT {shown} FROM "{measurement}" WHERE {condition} GROUP BY {groups} fill(none)',
+        text=f"SELECT {shown} FROM {named(measurement)} WHERE {condition} "
+        f"GROUP BY {groups} fill(none)",
         alias=alias or "/".join(f"$tag_{tag}" for tag in by),
         empty=empty,
     )
@@ -134,6 +145,6 @@ def of_each(
     """One number made of one per device: `outer` over what `inner` says of each that is `kept`."""
     condition = " AND ".join(part for part in (time, scoped(*tags), where) if part)
     groups = ", ".join(f'"{tag}"' for tag in by)
-    each = f'SELECT {inner} FROM "{measurement}" WHERE {condition} GROUP BY {groups}'
+    each = f"SELECT {inner} FROM {named(measurement)} WHERE {condition} GROUP BY {groups}"
     text = f"SELECT {outer} FROM ({each})" + (f" WHERE {kept}" if kept else "")
     return Query(text=text, shape=shape, empty=empty, alias=alias)

@@ -25,13 +25,23 @@ def figures(
     empty: str = "",
     width: int = 12,
 ) -> Panel:
-    """Fields of `cityeye` over time, under the names that people know them by."""
+    """Fields of `cityeye` over time by worker, under the names that people know them by."""
     shown = ", ".join(f'{how}("{field}") AS "{name}"' for field, name in fields.items())
     ours = f"\"part\" = '{part}'"
     return Panel(
         kind="lines",
         title=title,
-        queries=(line("cityeye", shown, by=(), tags=(), where=ours, alias="$col", empty=empty),),
+        queries=(
+            line(
+                "cityeye",
+                shown,
+                by=("worker",),
+                tags=(),
+                where=ours,
+                alias="$col $tag_worker",
+                empty=empty,
+            ),
+        ),
         note=note,
         unit=unit,
         steps=steps,
@@ -41,9 +51,12 @@ def figures(
 
 
 def newest(part: str, shown: str, name: str, *, empty: str = "") -> Query:
-    """One number of `cityeye`, the newest in the time shown."""
-    text = f'SELECT {shown} AS "{name}" FROM "cityeye" WHERE $timeFilter AND "part" = \'{part}\''
-    return Query(text=text, empty=empty)
+    """One number of `cityeye`, the newest in the time shown, summed over the workers."""
+    each = (
+        f'SELECT {shown} AS "each" FROM "cityeye" WHERE $timeFilter AND "part" = \'{part}\' '
+        'GROUP BY "worker"'
+    )
+    return Query(text=f'SELECT sum("each") AS "{name}" FROM ({each})', empty=empty)
 
 
 _BALANCE: Final = Panel(

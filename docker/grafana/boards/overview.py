@@ -40,7 +40,7 @@ _MAP: Final = Panel(
             empty="No alarm stands.",
         ),
     ),
-    note="Green: no alarm stands; yellow one or two, red three or more. The basemap needs the internet.",
+    note="Green: no alarm stands; yellow one or two, red three or more.",
     looks={
         "alarms": Look(
             name="alarms",

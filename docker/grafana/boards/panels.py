@@ -19,6 +19,14 @@ AnyPanel: TypeAlias = timeseries.Panel | stat.Panel | table.Panel | geomap.Panel
 PanelBuilder: TypeAlias = Builder[dashboard.Panel]
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_DEVICES: Final = "Devices"
+"""The layer of a map that its view is fitted to; the land beneath is the whole world."""
+_LAND: Final[dict[str, object]] = {
+    "src": "public/maps/countries.geojson",
+    "rules": [],
+    "style": {"color": {"fixed": "text"}, "opacity": 0.05},
+}
+"""Land and borders, from Grafana's own files."""
 _MIN_INTERVAL: Final = "10s"
 """No finer than this, so that slow devices have a point in every step."""
 
@@ -128,7 +136,11 @@ def _table(panel: Panel) -> table.Panel:
 
 
 def _map(panel: Panel) -> geomap.Panel:
-    """Markers where `lon` and `lat` say, in the colour of the field that the panel is about."""
+    """Markers where `lon` and `lat` say, in the colour of the field that the panel is about.
+
+    Beneath them lies a file that Grafana serves itself: its usual base layer, and so every type of
+    base layer that it offers, loads tiles from the internet.
+    """
     size = {"fixed": 5, "min": 4, "max": 12}
     colour = {"field": next(iter(panel.looks)), "fixed": "green"}
     shape = {"mode": "fixed", "fixed": "img/icons/marker/circle.svg"}
@@ -137,10 +149,12 @@ def _map(panel: Panel) -> geomap.Panel:
         parts.FrameGeometrySource().mode(common.FrameGeometrySourceMode.COORDS)
         .longitude("lon").latitude("lat")
     )  # fmt: skip
-    layer = parts.MapLayerOptions().type("markers").name("Devices").location(location)
+    layer = parts.MapLayerOptions().type("markers").name(_DEVICES).location(location)
     layer.config({"style": style, "showLegend": True}).tooltip(True)
-    base = parts.MapLayerOptions().type("default").name("Basemap").config({})
-    view = geomap.MapViewConfig().id(MapCenterID.FIT.value).all_layers(True).zoom(12)
+    base = parts.MapLayerOptions().type("geojson").name("Basemap").config(_LAND)
+    view = (
+        geomap.MapViewConfig().id(MapCenterID.FIT.value).all_layers(False).layer(_DEVICES).zoom(12)
+    )
     return (
         geomap.Panel().view(view).basemap(base).layers([layer])
         .color_scheme(built.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))

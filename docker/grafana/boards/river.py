@@ -9,6 +9,7 @@ from .board import Board, scope
 from .influxql import SCOPE, Query, latest, line, scoped
 from .limits import class_steps, steps_of, title_of, unit_of
 from .panels import Look, Panel, Row
+from .resolution import READINGS
 
 CLASSED: Final = tuple(CLASS_LIMITS)
 _FACTORS: Final = tuple(quantity.id for quantity in quantities_of(Domain.WATER))
@@ -40,7 +41,7 @@ def _curve(quantity: str) -> Panel:
     return Panel(
         kind="lines",
         title=title_of(quantity),
-        queries=(line("water", f'mean("{quantity}") AS "{quantity}"', by=("site",)),),
+        queries=(line(READINGS, f'mean("{quantity}") AS "{quantity}"', by=("site",)),),
         unit=unit_of(quantity),
         decimals=QUANTITIES[quantity].decimals,
         steps=steps_of(quantity),
@@ -74,6 +75,7 @@ BOARD: Final = Board(
     note="Water stations in the order of their names: class, factors and spills.",
     variables=scope("water"),
     domain="water",
+    resolved=True,
     rows=(
         Row(title="Class 类别", panels=(class_panel(width=12, height=9), _CLASS_ALARMS)),
         Row(title="Factors 监测因子", panels=tuple(_curve(name) for name in _FACTORS)),

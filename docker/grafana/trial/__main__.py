@@ -10,8 +10,9 @@ import time
 
 import aiohttp
 
+from docker.grafana.boards.resolution import VARIABLE
 from docker.grafana.boards.shelf import FOLDER
-from docker.grafana.trial.asking import Asked, Server, ask, choose, load
+from docker.grafana.trial.asking import Asked, Server, ask, choose, load, resolutions
 from docker.grafana.trial.hour import HOUR_MS, fill
 from ingest.influx1 import Influx1Store
 
@@ -28,7 +29,9 @@ async def _tried(options: argparse.Namespace) -> list[Asked]:
     async with aiohttp.ClientSession() as session:
         server = Server(session, options.url, options.database)
         for board in load(FOLDER):
-            asked += await ask(server, board, await choose(server, board, span, {}))
+            for resolution in resolutions(board):
+                shown = await choose(server, board, span, {VARIABLE: resolution})
+                asked += await ask(server, board, shown)
     return asked
 
 
@@ -41,7 +44,8 @@ def main() -> None:
     asked = asyncio.run(_tried(parser.parse_args()))
     for one in asked:
         sys.stdout.write(
-            f"{one.board:24} {one.panel[:48]:48} {one.ref:4} {len(one.answer.rows):6}\n"
+            f"{one.board:24} {one.panel[:48]:48} {one.ref:4} {one.resolution:8} "
+            f"{len(one.answer.rows):6}\n"
         )
     panels = len({(one.board, one.panel) for one in asked})
     rows = sum(len(one.answer.rows) for one in asked)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
+from docker.grafana.boards.resolution import RESOLUTIONS, VARIABLE
 from docker.grafana.trial.filling import ALL, Shown, filled, least_s
 
 OPTIONAL: Final = frozenset({"by", "why", "cause", "section", "title_zh", "name", "customers"})
@@ -41,6 +42,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     panel: str
     ref: str
     query: str
+    resolution: str = ""
+    """The title of the one that was chosen, where there is a choice."""
     answer: Answer
 
     def missing(self) -> set[str]:
@@ -98,6 +101,14 @@ def load(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
+def resolutions(board: Mapping[str, Any]) -> tuple[str, ...]:
+    """The titles of the resolutions that a dashboard offers; an empty one where it offers none."""
+    for variable in board.get("templating", {}).get("list", []):
+        if variable["name"] == VARIABLE:
+            return tuple(one["text"] for one in variable["options"])
+    return ("",)
+
+
 def panels(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The panels of a dashboard that ask something."""
     for panel in board["panels"]:
@@ -111,11 +122,18 @@ async def choose(
     span: tuple[int, int],
     chosen: Mapping[str, str],
 ) -> Shown:
-    """What the dashboard shows at first: all of many, the first of one, or what is `chosen`."""
+    """What the dashboard shows at first: all of many, the first of one, or what is `chosen`.
+
+    Of a variable with a list of its own the title of a value is chosen.
+    """
     picked: dict[str, tuple[str, ...]] = {}
     everything: dict[str, str] = {}
     for variable in board.get("templating", {}).get("list", []):
         name = variable["name"]
+        if variable["type"] == "custom":
+            listed = {one["text"]: one["value"] for one in variable["options"]}
+            picked[name] = (listed.get(chosen.get(name, ""), variable["current"]["value"]),)
+            continue
         shown = Shown(from_ms=span[0], to_ms=span[1], chosen=picked, all_values=everything)
         values = await server.values(filled(variable["query"], shown))
         if variable.get("includeAll"):
@@ -129,6 +147,8 @@ async def choose(
 async def ask(server: Server, board: Mapping[str, Any], shown: Shown) -> list[Asked]:
     """Every query of every panel of the dashboard, and that of its annotations."""
     asked = []
+    titles = {one.sources: one.title for one in RESOLUTIONS}
+    resolution = titles.get(shown.chosen.get(VARIABLE, ("",))[0], "")
     for panel in panels(board):
         for target in panel["targets"]:
             query = filled(target["query"], shown, least_s=least_s(panel))
@@ -139,6 +159,7 @@ async def ask(server: Server, board: Mapping[str, Any], shown: Shown) -> list[As
                     panel=panel["title"],
                     ref=target["refId"],
                     query=query,
+                    resolution=resolution,
                     answer=answer,
                 )
             )

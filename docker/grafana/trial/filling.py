@@ -65,14 +65,19 @@ def filled(text: str, shown: Shown, *, least_s: int = 1) -> str:
             return known[name]
         if name not in shown.chosen:
             raise UnknownVariable(f"${name} in {text}")
-        return _chosen(name, shown)
+        return _chosen(name, shown, plain=match["format"] == "raw")
 
     return _VARIABLE.sub(value, text)
 
 
-def _chosen(name: str, shown: Shown) -> str:
-    """The values of a variable as a regular expression; that for all is taken as it is."""
+def _chosen(name: str, shown: Shown, *, plain: bool) -> str:
+    """The values of a variable as a regular expression; that for all is taken as it is.
+
+    With `plain` the one value is taken as it is, too.
+    """
     values = shown.chosen[name]
+    if plain:
+        return values[0]
     if values == (ALL,):
         return shown.all_values[name]
     escaped = [_SPECIAL.sub(lambda found: f"\\{found[0]}", value) for value in values]

@@ -21,6 +21,7 @@ from city.synthetic import synthetic_city
 from cli.generate import with_interval
 from cli.outputs import POINTS_PER_WRITE, Points
 from cli.surroundings import CitySurroundings
+from docker.grafana.trial.rollup import Rollups
 from ingest.ledger import Ledger
 from ingest.points import alarm_point, figures_point, ledger_point, order_point, station_point
 from ingest.store import Point, PointKey, Store
@@ -68,9 +69,13 @@ def large_city() -> City:
 
 
 async def fill(store: Store, start_ms: int) -> int:
-    """Write the hour from `start_ms`; returns how many points it has."""
-    count = 0
+    """Write the hour from `start_ms` with its means; returns how many points it has."""
+    count, rollups = 0, Rollups()
     for points in _batches(_everything(start_ms)):
+        await store.write(points)
+        rollups.add(points)
+        count += len(points)
+    for points in _batches(iter([list(rollups.points())])):
         await store.write(points)
         count += len(points)
     return count
