@@ -125,7 +125,7 @@ def _watched(
     city: City, births: Births, readings: list[Point], start_ms: int
 ) -> Iterator[list[Point]]:
     """What alarms, operators and the service write about the shipped city."""
-    engine = AlarmEngine(load_packs(), CitySurroundings(city))
+    engine = AlarmEngine(load_packs(city.alarms.packs), CitySurroundings(city))
     for address, birth in births:
         engine.learn(address, birth)
     received, since_ms, vitals = 0, start_ms, _Wall(start_ms)
