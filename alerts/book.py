@@ -273,6 +273,7 @@ class AlarmBook:
 
     def _take(self, alarm: Alarm, step: Move, doing: _Doing) -> list[Announcement]:
         """Make a move in the alarm's own life; its event is said, and what follows from it."""
+        # the state of a move that nothing covers is one of the own life
         ts = doing[0]
         waits = {"unacknowledged", "latched"}
         if step.event == "raised":
