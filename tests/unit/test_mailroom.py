@@ -229,7 +229,7 @@ async def test_given_up(archive: Archive, until: Until, failure: Exception) -> N
             await until(lambda: mailroom.figures().failed == 1)
             console._fails = None
             archive.record([happened(1)])
-            await until(lambda: console.got)
+            await until(lambda: mailroom.figures().sent == 1)
 
     assert ["section-1"] == console.groups
     assert [("failed", str(failure))] == archive.rows(
