@@ -1,0 +1,1 @@
+"""Load tests: many devices against somebody's broker, honest figures, one report."""
