@@ -13,6 +13,10 @@ FOR   ?=
 BROKER ?=
 STORE ?=
 ARGS  ?=
+DEVICES ?=
+RATE ?=
+INTERVAL ?=
+PROFILE ?=
 OPTIONS = $(if $(CITY),--city $(CITY)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SPEED),--speed $(SPEED)) $(if $(FOR),--for $(FOR)) \
           $(if $(BROKER),--broker $(BROKER)) $(if $(STORE),--store $(STORE)) $(ARGS)
 
@@ -26,11 +30,11 @@ EVERYTHING = COMPOSE_PROFILES=influx1,influx2,influx3,load,load-shared
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix bench services clean dashboards secrets up down logs ps up-local compose
+.PHONY: help setup run load test check fix bench bench-peers services clean dashboards secrets up down logs ps up-local compose
 
 help: ## print this list
 	@echo "CityEye"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run SCENARIO=gas-burst SPEED=20 FOR=10m BROKER=mosquitto STORE=influxd ARGS=--json"
 
@@ -38,6 +42,10 @@ setup: $(VENV)/run.stamp ## make the environment in .venv (run and test do it th
 
 run: $(VENV)/run.stamp ## run the default city: broker, sensors, ingest, alarms
 	@$(BIN)/cityeye run $(OPTIONS)
+
+load: $(VENV)/run.stamp ## load-test a broker or a platform: DEVICES=, RATE=, INTERVAL=, PROFILE=, BROKER=, FOR=
+	@$(BIN)/cityeye load $(if $(DEVICES),--devices $(DEVICES)) $(if $(RATE),--rate $(RATE)) $(if $(INTERVAL),--interval $(INTERVAL)) \
+	  $(if $(PROFILE),--profile $(PROFILE)) $(if $(FOR),--for $(FOR)) $(if $(BROKER),--broker $(BROKER)) $(if $(STORE),--store $(STORE)) $(ARGS)
 
 test: $(VENV)/dev.stamp ## run all tests; those that need a server that is not installed say so
 	@$(BIN)/python -m pytest -n auto $(ARGS)
@@ -54,6 +62,9 @@ fix: $(VENV)/dev.stamp ## mend what the tools can mend
 
 bench: $(VENV)/dev.stamp ## measure the whole chain on this machine; bench/ has the parts
 	@$(BIN)/python bench/chain.py $(ARGS)
+
+bench-peers: $(VENV)/dev.stamp ## measure CityEye and others doing the same job, in one run
+	@$(BIN)/python bench/peers.py $(ARGS)
 
 dashboards: $(VENV)/dev.stamp ## write Grafana's dashboards anew
 	@$(BIN)/python -m docker.grafana.make

@@ -4,9 +4,10 @@
     make bench ARGS='--rates 30000 --seconds 60'
 
 Every part is a process of its own: the fleet (this script), Mosquitto, `cityeye ingest`, InfluxDB.
-Per rate it prints what was sent, received and stored per second (median and range of one-second
-samples), the processor time that each process spent per message received, how long messages took
-from arrival at ingest to acknowledgement and to the store, and at the end the ledger.
+The rates go up until the chain breaks, and the knee is named. Per rate it prints what was sent,
+received and stored per second (median and range of one-second samples), the processor time that
+each process spent per message received, how long messages took from arrival at ingest to
+acknowledgement and to the store, and at the end the ledger.
 """
 
 import argparse
@@ -46,6 +47,8 @@ from sensors.timekeeper import Timekeeper
 WINDOW = 20_000
 WARM_UP_S = 4.0
 QUIET_S = 60.0
+HELD = 0.97
+"""A rate is held when the median second received so much of it."""
 
 
 async def play_fleet(port: int, devices: int, rate: float, seconds: float) -> None:
@@ -149,7 +152,29 @@ def step(
         f"{end['dropped']:,}, waiting at the end {end['waiting_at_end']:,}, latest send "
         f"{end['late_ms_max']:.0f} ms late; not yet written at the end {behind:,}"
     )
-    return end | {"rate": rate, "received_per_s": median(received), "ingest_us": each["ingest"]}
+    return end | {
+        "rate": rate,
+        "received_per_s": median(received),
+        "ingest_us": each["ingest"],
+        "together_us": sum(each.values()),
+    }
+
+
+def knee(steps: list[dict[str, Any]]) -> str:
+    """Where the chain breaks: the highest rate that it held, the first that it did not, and why."""
+    held = [one for one in steps if one["received_per_s"] >= HELD * one["rate"]]
+    broken = [one for one in steps if one not in held]
+    if not broken:
+        return f"knee: above {max(one['rate'] for one in held):,}/s, the highest rate offered"
+    first = min(broken, key=lambda one: one["rate"])
+    busy = first["received_per_s"] * first["together_us"] / 1e6
+    most = max(one["received_per_s"] for one in steps)
+    return (
+        f"knee: {most:,.0f} messages/s at most; offered {first['rate']:,}/s, "
+        f"{first['received_per_s']:,.0f}/s were received, with {busy:.2f} of {os.cpu_count()} "
+        f"cores spent on {first['together_us']:.0f} us per message"
+        + (f"; {max(one['rate'] for one in held):,}/s were held" if held else "")
+    )
 
 
 def _drain(ledger: Ledger) -> None:
@@ -216,6 +241,7 @@ def _through_rates(
         rss_mb = processes["ingest"].memory_info().rss / 1e6
         ingest.send_signal(signal.SIGTERM)
         summary = json.loads(ingest.communicate(timeout=QUIET_S)[0])
+    print(f"\n{knee(steps)}")
     ledger = summary["ledger"]
     sent = sum(one["acknowledged"] for one in steps)
     lost = sent - ledger["written"] - ledger["refused"]

@@ -54,6 +54,8 @@ _CLASS_ROWS: Final = (
     TopicClass("notifications", f"{ROOT}/{{city}}/notifications/+"),
     TopicClass("truth", f"{ROOT}/{{city}}/truth"),
     TopicClass("clock", f"{ROOT}/{{city}}/clock"),
+    TopicClass("load-figures", f"{ROOT}/{{city}}/load/+/figures"),
+    TopicClass("load-control", f"{ROOT}/{{city}}/load/+/control"),
     TopicClass("uptime", "$SYS/broker/uptime"),
 )
 TOPIC_CLASSES: Final = {row.id: row for row in _CLASS_ROWS}
@@ -69,7 +71,7 @@ class Rights(msgspec.Struct, frozen=True):
 
 _SHOWN: Final = ("telemetry", "status", "meta", "reply", "alarms", "actions", "orders")
 _RIGHTS_ROWS: Final = (
-    Rights(Role.SIM, writes=("clock", "truth")),
+    Rights(Role.SIM, reads=("load-control",), writes=("clock", "truth", "load-figures")),
     Rights(Role.INGEST, reads=("telemetry", "status", "meta", "clock")),
     Rights(
         Role.ALARMS,
@@ -79,10 +81,10 @@ _RIGHTS_ROWS: Final = (
     Rights(Role.SCORER, reads=("truth",)),
     Rights(
         Role.OPERATOR,
-        reads=("alarms", "orders", "actions", "answer", "status", "meta"),
-        writes=("request",),
+        reads=("alarms", "orders", "actions", "answer", "status", "meta", "load-figures"),
+        writes=("request", "load-control"),
     ),
-    Rights(Role.VIEWER, reads=(*_SHOWN, "notifications", "clock")),
+    Rights(Role.VIEWER, reads=(*_SHOWN, "notifications", "clock", "load-figures")),
     Rights(Role.HEALTH, reads=("uptime",)),
 )
 RIGHTS: Final = {row.role: row for row in _RIGHTS_ROWS}

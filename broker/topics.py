@@ -8,10 +8,12 @@ cityeye/v1/{city}/operator/request
 cityeye/v1/{city}/operator/reply
 cityeye/v1/{city}/truth
 cityeye/v1/{city}/clock
+cityeye/v1/{city}/load/{run}/figures
+cityeye/v1/{city}/load/{run}/control
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from city.cityfile import IDENTIFIER, IDENTIFIER_MAX, Address
 from city.errors import TopicError
@@ -82,6 +84,12 @@ def clock_topic(city: str) -> str:
 def truth_topic(city: str) -> str:
     """The topic of the ground truth, for the scorer alone."""
     return f"{ROOT}/{city}/truth"
+
+
+def load_topic(city: str, run: str, part: Literal["figures", "control"]) -> str:
+    """The topic on which a load test tells its live figures, or is controlled."""
+    _check(f"{city}/{run}", city, run)
+    return f"{ROOT}/{city}/load/{run}/{part}"
 
 
 def device_filter(channel: Channel, city: str = "+", district: str = "+") -> str:

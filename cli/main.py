@@ -21,6 +21,7 @@ from cli import (
     console,
     doctor,
     generate,
+    load,
     options,
     replay,
     rulebook,
@@ -41,6 +42,7 @@ app.add_typer(console.alarms_app, name="alarms", no_args_is_help=True)
 app.add_typer(console.orders_app, name="orders", no_args_is_help=True)
 app.add_typer(brokerage.broker_app, name="broker", no_args_is_help=True)
 app.add_typer(rulebook.rules_app, name="rules", no_args_is_help=True)
+app.add_typer(load.load_app, name="load")
 
 _INTERRUPTED = 130
 

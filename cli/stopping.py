@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 
 import structlog
 
@@ -22,16 +23,19 @@ class Stop:
         self.wanted = asyncio.Event()
         self._command = asyncio.current_task()
         self._working = False
+        self._at_once: Callable[[], None] = lambda: None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
 
-    def working(self) -> None:
-        """From now on a signal lets the work come to its end."""
+    def working(self, at_once: Callable[[], None] | None = None) -> None:
+        """From now on a signal lets the work come to its end; `at_once` runs at the second one."""
         self._working = True
+        self._at_once = at_once or self._at_once
 
     def _signalled(self) -> None:
         if self.wanted.is_set():
+            self._at_once()
             CONSOLE.show_cursor()
             os._exit(1)
         self.wanted.set()

@@ -89,7 +89,19 @@ class Influx1Store:
     ) -> list[Point]:
         """The points of `measurement` with `start_ms <= ts < stop_ms`, oldest first."""
         policy = self._policy if measurement in MEASUREMENTS else None
-        return await read_points(self._query, measurement, start_ms, stop_ms, limit, policy)
+        return await read_points(self.query, measurement, start_ms, stop_ms, limit, policy)
+
+    async def query(self, statement: str) -> list[Series]:
+        """The answer to an InfluxQL statement that reads; instants are in milliseconds.
+
+        Raises:
+            StoreUnavailable: The server does not answer, or asks to wait.
+            StoreError: It does not answer the question.
+        """
+        query = {"db": self._database, "epoch": "ms"}
+        status, body, retry_after = await self._post("/query", query, {"q": statement})
+        self._server.check(status, body, retry_after)
+        return parse_answer(self._server, body)
 
     async def close(self) -> None:
         """Release the connection."""
@@ -136,7 +148,7 @@ class Influx1Store:
     async def _keep_for(self, days: int) -> None:
         """Have the readings kept for so long: in the database's default policy."""
         database = quoted(self._database)
-        for table in await self._query(f"SHOW RETENTION POLICIES ON {database}"):
+        for table in await self.query(f"SHOW RETENTION POLICIES ON {database}"):
             for name, duration, *_, default in table.values:
                 if default and duration != f"{24 * days}h0m0s":
                     statement = (
@@ -163,12 +175,6 @@ class Influx1Store:
             return
         self._server.check(status, body, retry_after)
         parse_answer(self._server, body)
-
-    async def _query(self, statement: str) -> list[Series]:
-        query = {"db": self._database, "epoch": "ms"}
-        status, body, retry_after = await self._post("/query", query, {"q": statement})
-        self._server.check(status, body, retry_after)
-        return parse_answer(self._server, body)
 
     async def _post(
         self, path: str, query: dict[str, str], data: io.BytesIO | dict[str, str]

@@ -104,7 +104,24 @@ class Influx2Store:
         """The points of `measurement` with `start_ms <= ts < stop_ms`, oldest first."""
         apart = measurement in MEASUREMENTS and self._rollup_bucket != self._bucket
         policy = POLICY if apart else None
-        return await read_points(self._query, measurement, start_ms, stop_ms, limit, policy)
+        return await read_points(self.query, measurement, start_ms, stop_ms, limit, policy)
+
+    async def query(self, statement: str) -> list[Series]:
+        """The answer to an InfluxQL statement that reads; instants are in milliseconds.
+
+        Raises:
+            StoreUnavailable: The server does not answer, or asks to wait.
+            StoreError: It does not answer the question.
+        """
+        if self._session is None:
+            raise StoreError(f"{self.name} is not open")
+        query = {"db": self._bucket, "epoch": "ms", "q": statement}
+        with self._server.reaching():
+            async with self._session.get(f"{self._url}/query", params=query) as answer:
+                status, body = answer.status, await answer.read()
+                retry_after = answer.headers.get("Retry-After")
+        self._server.check(status, body, retry_after)
+        return parse_answer(self._server, body)
 
     async def close(self) -> None:
         """Release the connections."""
@@ -154,14 +171,3 @@ class Influx2Store:
                 if bucket != self._bucket and error.status in _NO_BUCKET:
                     raise _NoBucketError(f"it answered {error.status}") from error
                 self._server.check(error.status, error.body, error.retry_after)
-
-    async def _query(self, statement: str) -> list[Series]:
-        if self._session is None:
-            raise StoreError(f"{self.name} is not open")
-        query = {"db": self._bucket, "epoch": "ms", "q": statement}
-        with self._server.reaching():
-            async with self._session.get(f"{self._url}/query", params=query) as answer:
-                status, body = answer.status, await answer.read()
-                retry_after = answer.headers.get("Retry-After")
-        self._server.check(status, body, retry_after)
-        return parse_answer(self._server, body)

@@ -102,6 +102,10 @@ class Series(msgspec.Struct, frozen=True):
 
     columns: list[str]
     values: list[list[Any]] = []
+    tags: dict[str, str] = {}
+    """What the points of this table have in common, where a query groups by tags."""
+    name: str = ""
+    """The measurement."""
 
 
 class _Result(msgspec.Struct, frozen=True):

@@ -57,6 +57,8 @@ TOPICS: Final = {
     "notifications": f"{HERE}/notifications/duty",
     "truth": f"{HERE}/truth",
     "clock": f"{HERE}/clock",
+    "load figures": f"{HERE}/load/run-1/figures",
+    "load control": f"{HERE}/load/run-1/control",
     "another city": "cityeye/v1/elsewhere/d1/air/air-1/b/telemetry",
     "anything else": "some/other/topic",
 }
@@ -85,6 +87,8 @@ TABLE: Final = """
 | notifications     |        |     |        | w      |        |          | r      |        |        |
 | truth             |        | w   |        |        | r      |          |        |        |        |
 | clock             |        | w   | r      | r      |        |          | r      |        |        |
+| load figures      |        | w   |        |        |        | r        | r      |        |        |
+| load control      |        | r   |        |        |        | w        |        |        |        |
 | another city      |        |     |        |        |        |          |        |        |        |
 | anything else     |        |     |        |        |        |          |        |        |        |
 | $SYS uptime       |        |     |        |        |        |          |        | r      |        |
@@ -330,7 +334,7 @@ async def test_plain_words_on_the_tls_port(town: Town) -> None:
     writer.write(codec.connect("x", keep_alive_s=10, clean=True, username=ALICE, password=b"x"))
     answer = b""
     with contextlib.suppress(ConnectionError):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer = await reader.read()
     writer.close()
 
