@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
+from broker.loadmessages import LoadControl, LoadFigures
 from broker.messages import (
     PAYLOAD_MAX,
     ActionEvent,
@@ -76,6 +77,10 @@ TOPICS: Final = (
           "Simulated time, speed and seed of the city."),
     Topic("truth", f"{ROOT}/{{city}}/truth", TruthRecord, False, False,
           "Ground truth of one event; only the scorer may read it."),
+    Topic("load-figures", f"{ROOT}/{{city}}/load/{{run}}/figures", LoadFigures, False, False,
+          "One second of a running load test."),
+    Topic("load-control", f"{ROOT}/{{city}}/load/{{run}}/control", LoadControl, True, False,
+          "A wish to a running load test."),
 )  # fmt: skip
 
 _PARAMETERS: Final = {
@@ -86,6 +91,7 @@ _PARAMETERS: Final = {
     "device": "The device's identifier, unique at its site.",
     "rule": "The rule that watches the device.",
     "order": "The number of the repair order.",
+    "run": "The name of a load test.",
 }
 
 

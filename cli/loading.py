@@ -16,6 +16,7 @@ from broker.acl import Role
 from broker.choice import BrokerAddress, RunningBroker, running_broker
 from broker.mosquitto import answers
 from broker.session import Session
+from broker.topics import load_topic
 from city.backoff import Backoff
 from city.errors import BrokerError, CityEyeError, SettingError
 from city.settings import Settings
@@ -31,7 +32,7 @@ from load.comparisonpage import comparison_page
 from load.conductor import Conductor
 from load.crew import Crew
 from load.descriptors import make_room
-from load.keys import Keys, Remote, control_topic
+from load.keys import Keys, Remote
 from load.knee import Knee, bounds_of
 from load.livefigures import LiveTeller
 from load.liveview import LiveView
@@ -247,7 +248,7 @@ async def _watched(
     session = access.session(
         Role.SIM,
         f"cityeye-load-{plan.run}",
-        subscriptions=[(control_topic(conductor.city, plan.run), 1)],
+        subscriptions=[(load_topic(conductor.city, plan.run, "control"), 1)],
         receive=Remote(conductor.wish).receive,
         clean=True,
     )
@@ -274,8 +275,7 @@ async def _quietly(session: Session) -> None:
 
 async def _tell(conductor: Conductor, session: Session, store: Store | None) -> None:
     course = await conductor.begun()
-    publish = session.publish if session.trouble is None else None
-    teller = LiveTeller(course, city=conductor.city, publish=publish, store=store)
+    teller = LiveTeller(course, city=conductor.city, publish=session.publish, store=store)
     try:
         await teller.run()
     finally:

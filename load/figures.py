@@ -32,13 +32,14 @@ COUNTS: Final = (
     "due", "sent", "acked", "readings", "bytes", "dropped", "connects", "disconnects",
     "missing", "repeats", "late", "reordered", "malformed", "oversized",
     "received", "distinct", "repeated", "out_of_order", "unreadable", "strange", "alarms",
+    "broker_dropped", "unread_possible",
 )  # fmt: skip
 """Counts of shards: messages that became due, were sent (repeats and retries included), were
 acknowledged; readings and payload bytes sent; messages that a full backlog pushed out;
 connections made and lost; messages with each fault of `load.plan.FAULTS` (`repeats`: sent twice on
 purpose). Counts of subscribers: messages received, of these for the first time, again, and after a
 later one of their device; payloads without device or number, messages of no device of the test;
-alarm events."""
+alarm events; messages that the broker says it dropped; whether it may not have read everything."""
 
 
 class Delays:

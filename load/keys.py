@@ -15,15 +15,14 @@ import termios
 import tty
 from collections.abc import Callable
 from types import TracebackType
-from typing import Annotated, Any, Final, Self, TextIO
+from typing import Any, Final, Self, TextIO
 
 import msgspec
 import structlog
-from msgspec import Meta
 
 from broker.codec import Publish
+from broker.loadmessages import FACTOR_MAX, LoadControl
 from broker.session import Link
-from broker.topics import ROOT
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +30,6 @@ STEP: Final = 1.1
 """A key changes the rate by 10 %."""
 
 _FACTOR_MIN: Final = 0.0001
-_FACTOR_MAX: Final = 10_000.0
 _PAYLOAD_MAX: Final = 1_024
 _READ_MAX: Final = 64
 
@@ -88,7 +86,7 @@ class Dial:
             self._paused = wish.pause
         wanted = self._wanted(wish)
         if wanted is not None:
-            self._factor = min(max(wanted, _FACTOR_MIN), _FACTOR_MAX)
+            self._factor = min(max(wanted, _FACTOR_MIN), FACTOR_MAX)
         return None if self.factor == before else self.factor
 
     def _wanted(self, wish: Wish) -> float | None:
@@ -181,11 +179,6 @@ class Remote:
             self._tell(wish)
 
 
-def control_topic(city: str, run: str) -> str:
-    """The topic on which a load test is controlled."""
-    return f"{ROOT}/{city}/load/{run}/control"
-
-
 def wish_in(payload: bytes) -> Wish:
     """The wish that a control message says.
 
@@ -195,7 +188,7 @@ def wish_in(payload: bytes) -> Wish:
     if len(payload) > _PAYLOAD_MAX:
         raise ValueError(f"{len(payload):,} bytes; at most {_PAYLOAD_MAX:,} are read")
     try:
-        said = msgspec.json.decode(payload, type=_Control)
+        said = msgspec.json.decode(payload, type=LoadControl)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{error}; {_ALLOWED}") from error
     given = {
@@ -210,15 +203,6 @@ _ALLOWED: Final = (
     'allowed is one of {"factor": NUMBER}, {"rate": NUMBER}, {"pause": true}, {"pause": false}, '
     '{"stop": true}'
 )
-
-
-class _Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A control message."""
-
-    factor: Annotated[float, Meta(gt=0, le=_FACTOR_MAX)] | None = None
-    rate: Annotated[float, Meta(gt=0, le=1e9)] | None = None
-    pause: bool | None = None
-    stop: bool | None = None
 
 
 def _terminal_of(stream: TextIO) -> int | None:

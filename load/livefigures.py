@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from broker.messages import Count, Instant
+from broker.loadmessages import LoadFigures, Spread
 from broker.topics import load_topic
 from city.errors import CityEyeError
 from ingest.points import figures_point
@@ -28,44 +28,10 @@ Publish = Callable[[str, bytes], Awaitable[None]]
 """As `broker.session.Session.publish`."""
 
 
-class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long a stage took in the last second [ms]."""
-
-    p50: float
-    p95: float
-    p99: float
-    max: float
-
-
-class LiveFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One second of a running test, as it is on the wire."""
-
-    run: str
-    ts: Instant
-    """On the wall, milliseconds since the epoch: the end of that second."""
-    phase: str
-    at_s: float
-    devices: Count
-    connected: Count
-    due: Count
-    sent: Count
-    acked: Count
-    received: Count
-    lost: Count | None = None
-    """Acknowledged and not received so far; absent without a subscriber."""
-    waiting: Count
-    wanted_rate: float
-    rate: float
-    """Messages sent per second."""
-    latency_ms: dict[str, Spread]
-    cpu: dict[str, float]
-    """Cores used, by kind of part."""
-
-
-def live_figures(course: Course, second: Point) -> LiveFigures:
+def live_figures(course: Course, second: Point) -> LoadFigures:
     """A second of a test."""
     counts, stand = course.counts, second.stand
-    return LiveFigures(
+    return LoadFigures(
         run=course.plan.run,
         ts=course.start_ms + round(second.at_s * 1000),
         phase=second.phase,
@@ -88,7 +54,7 @@ def live_figures(course: Course, second: Point) -> LiveFigures:
     )
 
 
-def stored_point(figures: LiveFigures) -> StoredPoint:
+def stored_point(figures: LoadFigures) -> StoredPoint:
     """The same as a point of the store, named as the dashboard asks for it."""
     numbers: dict[str, float | int] = {
         "devices": figures.devices,
@@ -154,7 +120,7 @@ class LiveTeller:
             except (CityEyeError, OSError, TimeoutError) as error:
                 self._warn(f"store {self._store.name}", error)
 
-    async def _to_broker(self, figures: LiveFigures) -> None:
+    async def _to_broker(self, figures: LoadFigures) -> None:
         if self._publish is None:
             return
         try:
@@ -163,7 +129,7 @@ class LiveTeller:
         except (CityEyeError, OSError, TimeoutError) as error:
             self._warn(f"topic {self._topic}", error)
 
-    async def _to_store(self, figures: LiveFigures) -> None:
+    async def _to_store(self, figures: LoadFigures) -> None:
         if self._store is None:
             return
         try:

@@ -11,7 +11,8 @@ from typing import Any
 
 from broker.choice import BrokerAddress
 from broker.session import Session
-from load.keys import Remote, Wish, control_topic
+from broker.topics import load_topic
+from load.keys import Remote, Wish
 
 Until = Callable[..., Awaitable[None]]
 
@@ -33,7 +34,7 @@ async def test_messages(
 ) -> None:
     """What is published on the control topic is wished, in its order."""
     wishes: list[Wish] = []
-    at = control_topic("lanting", topic.rpartition("/")[2])
+    at = load_topic("lanting", topic.rpartition("/")[2], "control")
     session = Session(
         broker, client_id=topic.rpartition("/")[2], subscriptions=[(at, 1)], clean=True,
         receive=Remote(wishes.append).receive,

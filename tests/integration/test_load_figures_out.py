@@ -6,6 +6,7 @@ import pytest
 
 from broker.choice import BrokerAddress
 from broker.codec import Publish
+from broker.loadmessages import LoadFigures
 from broker.mosquitto import PrivateMosquitto
 from broker.session import Link, Session
 from broker.topics import load_topic
@@ -13,7 +14,7 @@ from ingest.influx1 import Influx1Store
 from ingest.influxd import PrivateInfluxd
 from load.course import Course
 from load.figures import Delta, histogram_of
-from load.livefigures import LiveFigures, LiveTeller
+from load.livefigures import LiveTeller
 from load.plan import LoadPlan, Phase
 
 START_MS = 1_795_413_600_000
@@ -42,11 +43,11 @@ async def test_live_figures_reach_a_subscriber_and_the_store(
 ) -> None:
     """The figures that a subscriber gets are those that the dashboard reads from the store."""
     address = BrokerAddress(mosquitto.host, mosquitto.port)
-    got: asyncio.Queue[LiveFigures] = asyncio.Queue()
+    got: asyncio.Queue[LoadFigures] = asyncio.Queue()
 
     def receive(link: Link, messages: list[Publish]) -> None:
         for one in messages:
-            got.put_nowait(msgspec.json.decode(one.payload, type=LiveFigures))
+            got.put_nowait(msgspec.json.decode(one.payload, type=LoadFigures))
         link.acknowledge(one.mid for one in messages)
 
     topic = load_topic("haven", "trial", "figures")

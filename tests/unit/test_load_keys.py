@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from broker.codec import Publish
 from broker.session import Link
-from load.keys import STEP, Dial, Keys, Remote, Wish, control_topic, wish_in
+from broker.topics import load_topic
+from load.keys import STEP, Dial, Keys, Remote, Wish, wish_in
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
@@ -234,7 +235,7 @@ def test_hostile(payload: bytes) -> None:
 
 def test_topic() -> None:
     """The topic names the city and the run."""
-    assert "cityeye/v1/lanting/load/monday/control" == control_topic("lanting", "monday")
+    assert "cityeye/v1/lanting/load/monday/control" == load_topic("lanting", "monday", "control")
 
 
 def test_turn() -> None:

@@ -5,11 +5,12 @@ import msgspec
 import pytest
 
 from broker.choice import BrokerAddress
+from broker.loadmessages import LoadFigures
 from city.errors import BrokerError, StoreUnavailable
 from ingest.store import Point
 from load.course import Course
 from load.figures import Delta, histogram_of
-from load.livefigures import LiveFigures, LiveTeller, Publish
+from load.livefigures import LiveTeller, Publish
 from load.plan import LoadPlan, Phase
 
 START_MS = 1_795_413_600_000
@@ -63,12 +64,12 @@ def course_of(seconds: int) -> Course:
     return course
 
 
-def kept() -> tuple[list[tuple[str, LiveFigures]], Publish]:
+def kept() -> tuple[list[tuple[str, LoadFigures]], Publish]:
     """What is published, and how."""
-    messages: list[tuple[str, LiveFigures]] = []
+    messages: list[tuple[str, LoadFigures]] = []
 
     async def publish(topic: str, payload: bytes) -> None:
-        messages.append((topic, msgspec.json.decode(payload, type=LiveFigures)))
+        messages.append((topic, msgspec.json.decode(payload, type=LoadFigures)))
 
     return messages, publish
 

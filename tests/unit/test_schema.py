@@ -32,6 +32,7 @@ from broker.topics import (
     alarm_topic,
     clock_topic,
     device_topic,
+    load_topic,
     order_topic,
     reply_topic,
     request_topic,
@@ -101,7 +102,9 @@ def json_values(_: object = None) -> st.SearchStrategy[Any]:
 BUILD: dict[type, Callable[[Any], st.SearchStrategy[Any]]] = {
     msgspec.inspect.Metadata: lambda shape: values_of(shape.type),
     msgspec.inspect.IntType: lambda shape: st.integers(shape.ge, shape.le),
-    msgspec.inspect.FloatType: lambda _: finite,
+    msgspec.inspect.FloatType: lambda shape: (
+        finite if shape.gt is None else st.floats(shape.gt, shape.le, exclude_min=True)
+    ),
     msgspec.inspect.BoolType: lambda _: st.booleans(),
     msgspec.inspect.StrType: lambda _: words,
     msgspec.inspect.NoneType: lambda _: st.none(),
@@ -133,7 +136,7 @@ def test_checked_in() -> None:
 def test_command() -> None:
     """`python -m broker.schema` prints the document."""
     told = subprocess.run(
-        [sys.executable, "-m", "broker.schema"], capture_output=True, check=True, timeout=30
+        [sys.executable, "-m", "broker.schema"], capture_output=True, check=True, timeout=120
     )
 
     assert asyncapi_yaml() == told.stdout.decode()
@@ -192,6 +195,7 @@ def test_addresses() -> None:
     }
     built |= {request_topic("{city}"), reply_topic("{city}")}
     built |= {clock_topic("{city}"), truth_topic("{city}")}
+    built |= {load_topic("{city}", "{run}", part) for part in ("figures", "control")}
 
     assert built == {channel["address"] for channel in DOCUMENT["channels"].values()}
 
