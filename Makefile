@@ -64,7 +64,7 @@ bench: $(VENV)/dev.stamp ## measure the whole chain on this machine; bench/ has 
 	@$(BIN)/python bench/chain.py $(ARGS)
 
 bench-peers: $(VENV)/dev.stamp ## measure CityEye and others doing the same job, in one run
-	@$(BIN)/python bench/peers.py $(ARGS)
+	@$(BIN)/python -m bench.peers $(ARGS)
 
 dashboards: $(VENV)/dev.stamp ## write Grafana's dashboards anew
 	@$(BIN)/python -m docker.grafana.make
@@ -102,12 +102,12 @@ compose:
 	  { echo "This needs Docker with Compose 2.24 or newer (https://docs.docker.com/engine/install);"; \
 	    echo "without containers: make up-local"; exit 1; }
 
-services: ## install Mosquitto and InfluxDB for real (Debian and Ubuntu)
+services: ## install Mosquitto, InfluxDB and Chromium for real (Debian and Ubuntu)
 	@if command -v apt-get >/dev/null; then \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  $$sudo apt-get update -q && \
 	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-	    mosquitto mosquitto-clients influxdb influxdb-client victoria-metrics; \
+	    mosquitto mosquitto-clients influxdb influxdb-client victoria-metrics chromium; \
 	else \
 	  echo "This is no Debian or Ubuntu. Install by your system's means:"; \
 	  echo "  Mosquitto 2 (https://mosquitto.org/download): mosquitto, mosquitto_sub"; \

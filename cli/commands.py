@@ -2,10 +2,10 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Final, Protocol
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -61,7 +61,7 @@ async def run(settings: Settings) -> Outcome:
             ledger = ingest.service.ledger()
             complete = acknowledged and done and ledger.balanced and not ledger.pending
             complete = complete and not sim.fleet.dropped and not _unwatched(ingest)
-    return Outcome(figures, complete, closing=_closing(complete=complete))
+    return Outcome(figures, complete, closing=closing(complete=complete))
 
 
 async def sim(settings: Settings) -> Outcome:
@@ -82,26 +82,54 @@ async def sim(settings: Settings) -> Outcome:
                     complete = await simulation.play(settings, stop.wanted)
                     complete = complete and not simulation.fleet.dropped
             figures = {"broker": broker.name} | simulated(simulation, settings)
-    return Outcome(figures, complete, closing=_closing(complete=complete))
+    return Outcome(figures, complete, closing=closing(complete=complete))
 
 
 async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
     """Ingest and alarms alone."""
-    stop = Stop()
+    return await take_in(settings, Stop(), every_city=every_city)
+
+
+class Stopping(Protocol):
+    """Who says when a command's work ends."""
+
+    @property
+    def wanted(self) -> asyncio.Event:
+        """Set when it shall."""
+
+    def working(self) -> None:
+        """From now on there is something to bring to its end."""
+
+
+async def take_in(
+    settings: Settings,
+    stop: Stopping,
+    *,
+    every_city: bool = False,
+    shown: bool = True,
+    began_ms: int | None = None,
+    begun: Callable[[Ingesting], None] = lambda _: None,
+) -> Outcome:
+    """Ingest and alarms alone, until it is time to stop; in any thread whose loop this is.
+
+    `shown` says whether people look at this process; `begun` is called once all is assembled. Where this goes on with what an earlier process did,
+    `began_ms` says when that began.
+    """
     city = None if every_city else load_city(settings.city)
     own = Ownership.of(settings, city)
     rules_of(settings, city)
-    began_ms = wall_ms()
+    began_ms = wall_ms() if began_ms is None else began_ms
     with reserved(settings.data):
         async with (
             _broker(settings, city) as broker,
             ingesting(settings, broker, city) as running,
         ):
+            begun(running)
             zone = city.timezone if city else "UTC"
             view = View("CityEye ingest", broker.name, ingesting=running, zone=ZoneInfo(zone))
             named = city.city if city else ""
             with announced(settings.data, broker.announced, zone, city=named):
-                async with _working(view, stop):
+                async with _working(view if shown else None, stop):
                     await _until(stop.wanted, settings.duration_s)
                     done = await running.finish(settings)
             figures = {"broker": broker.name} | {"store": running.service.store_name}
@@ -109,7 +137,7 @@ async def ingest(settings: Settings, *, every_city: bool) -> Outcome:
             figures |= {"devices": running.service.intake.devices} | ingested(running)
             figures |= await asyncio.to_thread(acted, running, began_ms)
             complete = done and running.service.ledger().balanced and not _unwatched(running)
-    return Outcome(figures, complete, closing=_closing(complete=complete))
+    return Outcome(figures, complete, closing=closing(complete=complete))
 
 
 def _unwatched(ingest: Ingesting) -> bool:
@@ -145,7 +173,8 @@ async def _broker(settings: Settings, city: City | None) -> AsyncIterator[Runnin
         yield broker
 
 
-def _closing(*, complete: bool) -> str:
+def closing(*, complete: bool) -> str:
+    """The last line for people."""
     if complete:
         return "Every message is accounted for."
     return "Not every message is accounted for: the log above says what is missing."
@@ -168,10 +197,10 @@ def _day(simulating: Simulating) -> date:
 
 
 @asynccontextmanager
-async def _working(view: View, stop: Stop) -> AsyncIterator[None]:
-    """Shows the view; the garbage collector spares what was made so far, and comes seldom."""
+async def _working(view: View | None, stop: Stopping) -> AsyncIterator[None]:
+    """Shows the view, if any; the garbage collector spares what was made so far, and comes seldom."""
     stop.working()
-    showing = asyncio.create_task(view.run(), name="view")
+    showing = [asyncio.create_task(view.run(), name="view")] if view else []
     usual = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(_ALLOCATIONS_PER_COLLECTION, *usual[1:])
@@ -180,5 +209,6 @@ async def _working(view: View, stop: Stop) -> AsyncIterator[None]:
     finally:
         gc.set_threshold(*usual)
         gc.unfreeze()
-        showing.cancel()
-        await asyncio.gather(showing, return_exceptions=True)
+        for task in showing:
+            task.cancel()
+        await asyncio.gather(*showing, return_exceptions=True)

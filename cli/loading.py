@@ -26,7 +26,7 @@ from cli.logs import CONSOLE
 from cli.stopping import Stop
 from ingest.store import Store
 from ingest.storeurl import open_store
-from load.cluster import connected
+from load.cluster import connected, workers_of
 from load.comparison import compare, shown
 from load.comparisonpage import comparison_page
 from load.conductor import Conductor
@@ -225,7 +225,7 @@ async def _crew(request: Request) -> AsyncIterator[tuple[Crew, int]]:
                 patience_s=request.settings.patience_s,
             )
             client = await stack.enter_async_context(opening)
-            shards = max(request.processes, request.local_cluster or 1)
+            shards = max(request.processes, len(await workers_of(client)))
             crew = Workers(client, near)
         stack.push_async_callback(crew.close)
         yield crew, shards

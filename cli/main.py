@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvloop
 
-from city.errors import CityEyeError
+from city.errors import CityEyeError, SettingError
 from city.settings import Settings, resolve
 from cli import (
     backtest,
@@ -176,6 +176,29 @@ def ingest(
     every_city: Annotated[
         bool, typer.Option("--every-city", help="Take in every city on the broker, not one.")
     ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Share the districts among the workers of this Dask scheduler, e.g. tcp://HOST:8786.",
+        ),
+    ] = None,
+    local_cluster: Annotated[
+        int | None,
+        typer.Option(
+            "--local-cluster", min=1, metavar="NUMBER", help="Or among so many Dask workers here."
+        ),
+    ] = None,
+    share: Annotated[
+        int | None,
+        typer.Option(
+            "--share",
+            min=1,
+            metavar="NUMBER",
+            help="Owners that the districts are divided among. Default: one per worker.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Run ingest and alarms alone: from a broker into a store.
@@ -183,7 +206,14 @@ def ingest(
     Example: cityeye ingest --broker mqtt://127.0.0.1:1883 --store influx1://127.0.0.1:8086/cityeye
     """
     settings = _settings(locals())
-    _finish(commands.ingest(settings, every_city=every_city), as_json=json)
+    if scheduler is None and local_cluster is None and share is None:
+        _finish(commands.ingest(settings, every_city=every_city), as_json=json)
+    from cli.ingestcluster import run_ingest_cluster  # noqa: PLC0415 - Dask is slow to import
+
+    if every_city:
+        raise SettingError("--every-city: the districts of one city are shared; leave it out")
+    work = run_ingest_cluster(settings, scheduler=scheduler, local=local_cluster, share=share)
+    _finish(work, as_json=json)
 
 
 rulebook.rules_app.command("test", epilog=options.EPILOG)(backtest.command)

@@ -78,11 +78,13 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 _DOWN: Final[msgspec.json.Decoder[Job | Begin | Ordered]] = msgspec.json.Decoder(
-    Job | Begin | Ordered
+    Job | Begin | Ordered, dec_hook=lambda kind, value: kind(value)
 )
 _UP: Final[msgspec.json.Decoder[Prepared | Word | Failed]] = msgspec.json.Decoder(
     Prepared | Word | Failed
 )
+_encode: Final = msgspec.json.Encoder(enc_hook=str).encode
+"""Paths are text on the way."""
 
 
 class PartError(ServiceError):
@@ -231,7 +233,7 @@ class _Child:
         """Write one line."""
         writer = self._process.stdin
         if writer is not None and not writer.is_closing():
-            writer.write(msgspec.json.encode(message) + b"\n")
+            writer.write(_encode(message) + b"\n")
 
     async def prepared(self) -> None:
         """Return when the process says that it can begin."""
@@ -304,7 +306,7 @@ class _Line:
 
 
 def _write(message: Prepared | Word | Failed) -> None:
-    data = msgspec.json.encode(message) + b"\n"
+    data = _encode(message) + b"\n"
     while data:
         data = data[os.write(sys.stdout.fileno(), data) :]
 

@@ -1,6 +1,5 @@
 import asyncio
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ def written(path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")
+@pytest.mark.chromium
 async def test_a_browser_without_a_network_draws_every_plot(tmp_path: Path) -> None:
     """Chromium that resolves no name draws all plots, and runs nothing that a name smuggled in."""
     path = await asyncio.to_thread(written, tmp_path / "page.html")
