@@ -268,10 +268,10 @@ def load_packs(names: Iterable[str] | None = None, *, files: Iterable[Path] = ()
     """
     shipped = shipped_packs()
     if names is None:
-        usual = [Document.read(path) for path in shipped.values()]
+        usual = [Document.read(path, shipped=True) for path in shipped.values()]
         chosen = [document for document in usual if not document.content.get("optional")]
     else:
-        chosen = [Document.read(_shipped(name, shipped)) for name in names]
+        chosen = [Document.read(_shipped(name, shipped), shipped=True) for name in names]
     return rule_set((*chosen, *(Document.read(path) for path in files)))
 
 
@@ -306,7 +306,7 @@ def pack_of(document: Document) -> Pack:
 
 def _shipped_rules() -> Iterator[str]:
     for path in shipped_packs().values():
-        yield from (rule.id for rule in check_pack(Document.read(path)).rules)
+        yield from (rule.id for rule in check_pack(Document.read(path, shipped=True)).rules)
 
 
 def _pack(document: Document, spec: PackSpec) -> Pack:

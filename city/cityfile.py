@@ -266,7 +266,7 @@ def load_city(name_or_path: str) -> City:
     """
     shipped = shipped_cities()
     if name_or_path in shipped:
-        return read_city(shipped[name_or_path])
+        return check_city(Document.read(shipped[name_or_path], shipped=True))
     if name_or_path.partition(":")[0] == GENERATED:
         from city.synthetic import named_city  # noqa: PLC0415 - it builds on this module
 

@@ -269,18 +269,12 @@ class Fleet:
                 devices[row].measure(ts, dict(zip(names, values, strict=True)), None)
             return
         for position, (row, ts, values) in enumerate(samples):
-            flags = {
-                name: _LETTERS[flag]
-                for name, flag in zip(names, frame.flags[position].tolist(), strict=True)
-                if flag
-            }
-            present = {n: v for n, v in zip(names, values, strict=True) if v == v}  # noqa: PLR0124 - NaN is absent
-            flags = {name: letter for name, letter in flags.items() if name in present}
+            present, flags = _worth_saying(names, values, frame.flags[position].tolist())
             sent_ms = now_ms if frame.sent_ms is None else int(frame.sent_ms[position])
             if sent_ms > now_ms:
-                self._keep(_Kept(sent_ms, ts, devices[row], present, flags or None))
+                self._keep(_Kept(sent_ms, ts, devices[row], present, flags))
             else:
-                self._hand_on(devices[row], ts, present, flags or None)
+                self._hand_on(devices[row], ts, present, flags)
 
     def _hand_on(
         self,
@@ -324,6 +318,27 @@ class Fleet:
         others = [device for device in self.devices if device not in self._shut_out()]
         await _until(lambda: not any(device.waiting for device in others), patience_s)
         return not self.waiting
+
+
+def said(frame: Frame) -> tuple[list[dict[str, float]], list[dict[str, str] | None]]:
+    """What the messages of a frame hold, sample by sample: values, and flags where there are any.
+
+    A missing value is an absent key; what is normal has no flag.
+    """
+    names, rows = frame.group.quantities, frame.values.tolist()
+    if not frame.flags.any() and not np.isnan(frame.values).any():
+        return [dict(zip(names, values, strict=True)) for values in rows], [None] * len(rows)
+    both = zip(rows, frame.flags.tolist(), strict=True)
+    samples = [_worth_saying(names, values, flags) for values, flags in both]
+    return [values for values, _ in samples], [flags for _, flags in samples]
+
+
+def _worth_saying(
+    names: tuple[str, ...], values: list[float], flags: list[int]
+) -> tuple[dict[str, float], dict[str, str] | None]:
+    present = {n: v for n, v in zip(names, values, strict=True) if v == v}  # noqa: PLR0124 - NaN is absent
+    letters = {n: _LETTERS[f] for n, f in zip(names, flags, strict=True) if f and n in present}
+    return present, letters or None
 
 
 class _Kept:

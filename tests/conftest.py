@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from broker import codec
 from broker.choice import BrokerAddress, parse_broker
@@ -22,12 +23,29 @@ from broker.embedded import EmbeddedBroker
 from broker.mosquitto import PrivateMosquitto, find_mosquitto
 
 PROGRAMS: Mapping[str, tuple[str, Callable[[], object]]] = {
+    "chromium": ("Chromium (chromium)", lambda: shutil.which("chromium")),
     "mosquitto": ("Mosquitto (mosquitto)", find_mosquitto),
     "influxd": ("InfluxDB 1.x (influxd)", lambda: shutil.which("influxd")),
     "victoria": ("VictoriaMetrics (victoria-metrics)", lambda: shutil.which("victoria-metrics")),
 }
 GIVEN_BROKER = os.environ.get("CITYEYE_TEST_BROKER")
-DEADLINE_S = 10.0
+WAITING_TESTS = 1
+"""Beside one test for each core; most tests of whole programs wait more than they compute."""
+DEADLINE_S = 60.0
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the command starts 200 times and compiles once
+
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # how long an example takes says nothing on a busy machine
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """How many tests `-n auto` runs at once; PYTEST_XDIST_AUTO_NUM_WORKERS has precedence."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return (os.cpu_count() or 1) + WAITING_TESTS
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

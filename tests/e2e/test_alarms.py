@@ -163,7 +163,6 @@ async def town(mosquitto: PrivateMosquitto, tmp_path: Path, until: Until) -> Asy
 
 
 @pytest.mark.mosquitto
-@pytest.mark.timeout(240)
 async def test_life_by_command(town: Town) -> None:
     """Everything that people do to an alarm is done, seen at once, and kept with who and why."""
     steps = [
@@ -209,7 +208,6 @@ async def test_life_by_command(town: Town) -> None:
 
 
 @pytest.mark.mosquitto
-@pytest.mark.timeout(240)
 async def test_wrong(town: Town) -> None:
     """What cannot be done ends with 2 and one line that says why, and changes nothing."""
     answers = [await town.tell(*arguments) for arguments, _ in WRONG]
@@ -221,7 +219,6 @@ async def test_wrong(town: Town) -> None:
 
 
 @pytest.mark.mosquitto
-@pytest.mark.timeout(240)
 async def test_orders(town: Town) -> None:
     """The alarm has opened an order; it is taken, closed with what was done, and gone."""
     found: list[dict[str, Any]] = []
@@ -242,7 +239,6 @@ async def test_orders(town: Town) -> None:
 
 
 @pytest.mark.mosquitto
-@pytest.mark.timeout(240)
 async def test_rules_read_again(town: Town, until: Until) -> None:
     """A bad rule file is refused with file, line and path, and the old rules stay; a good one works.
 
@@ -269,7 +265,6 @@ async def test_rules_read_again(town: Town, until: Until) -> None:
 
 
 @pytest.mark.mosquitto
-@pytest.mark.timeout(240)
 async def test_nobody_at_work(mosquitto: PrivateMosquitto, tmp_path: Path) -> None:
     """Where no service runs, that is said with the remedy, and the status is not 0."""
     town = Town(tmp_path, mosquitto)

@@ -366,7 +366,6 @@ async def witnesses(tmp_path: Path, until: Until) -> tuple[Witness, Witness]:
 
 
 @pytest.mark.mosquitto
-@pytest.mark.timeout(300)
 async def test_killed_anywhere(witnesses: tuple[Witness, Witness]) -> None:
     """Killed eight times, a service leaves the same audit trail, topics and notices, none twice.
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from city.errors import DocumentError, InputError
 from cli import backtest, generate
 
-TIMEOUT_S = 100
+TIMEOUT_S = 300
 START = "2026-06-01T08:00:00+08:00"
 CITY = "synthetic:60:air-micro,water-sonde,stack-cems"
 """Without gas, whose network takes seconds to solve."""

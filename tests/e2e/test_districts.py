@@ -197,7 +197,6 @@ async def acknowledge(broker: PrivateMosquitto, alarm: str, folder: Path) -> tup
 
 @pytest.mark.mosquitto
 @pytest.mark.influxd
-@pytest.mark.timeout(180)
 async def test_two_owners(
     workers: list[Worker], town: Town, influxd: PrivateInfluxd, until: Until
 ) -> None:
@@ -227,7 +226,6 @@ async def test_two_owners(
 
 @pytest.mark.mosquitto
 @pytest.mark.influxd
-@pytest.mark.timeout(180)
 async def test_each_answers_for_its_own(
     workers: list[Worker],
     town: Town,

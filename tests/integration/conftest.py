@@ -13,7 +13,7 @@ from ingest.influx1 import Influx1Store
 from ingest.influxd import PrivateInfluxd
 from ingest.store import Store
 
-START_DEADLINE_S = 30.0
+START_DEADLINE_S = 60.0
 
 
 @pytest.fixture

@@ -30,10 +30,10 @@ async def publish(broker: BrokerAddress) -> AsyncIterator[Publish]:
     """How a service publishes to the broker."""
     session = Session(broker, client_id="alarms", clean=True)
     running = asyncio.create_task(session.run(), name="session")
-    await session.ready(patience_s=10)
+    await session.ready(patience_s=60)
     yield session.publish
     running.cancel()
-    await asyncio.wait([running], timeout=5)
+    await asyncio.wait([running], timeout=60)
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ async def publish_all(service: AlarmService, publish: Publish, *requests: Operat
     running = asyncio.create_task(service.run(publish), name="alarms")
     for request in requests:
         assert (await service.request(request)).ok
-    assert await service.flush(timeout_s=10)
+    assert await service.flush(timeout_s=60)
     running.cancel()
-    await asyncio.wait([running], timeout=5)
+    await asyncio.wait([running], timeout=60)
 
 
 async def test_a_standing_alarm_awaits_who_subscribes_later(

@@ -201,7 +201,7 @@ class TestEveryBroker:
         """A client of another make is served as well."""
         async with (
             aiomqtt.Client(broker.host, broker.port) as client,
-            asyncio.timeout(10),
+            asyncio.timeout(60),
         ):
             await client.subscribe(f"{topic}/+/telemetry", qos=1)
             await client.publish(f"{topic}/a/telemetry", b"12.4", qos=1)
@@ -328,12 +328,12 @@ class TestMosquitto:
     ) -> None:
         """A packet above the limit closes its sender's connection instead of being dropped."""
         writer = await connect(mosquitto)
+        publishing = asyncio.create_task(writer.publish(topic, bytes(2 * 1024**2)))
+        await writer.wait(lambda peer: peer.closed)
+        acknowledged = publishing.done()
+        publishing.cancel()
 
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await writer.publish(topic, bytes(2 * 1024**2))
-
-        assert writer.closed
+        assert not acknowledged
 
     async def test_folder(self, tmp_path: Path) -> None:
         """A folder that cannot be written is named."""
@@ -373,7 +373,7 @@ class TestMosquitto:
 
     async def test_kills(self, tmp_path: Path) -> None:
         """A Mosquitto that ignores SIGTERM is killed after the grace."""
-        broker = PrivateMosquitto(tmp_path, grace_s=0.2)
+        broker = PrivateMosquitto(tmp_path, grace_s=1.0)
         await broker.start()
         assert broker.pid
         pid = broker.pid
@@ -383,7 +383,7 @@ class TestMosquitto:
         await broker.stop()
 
         assert not is_running(pid)
-        assert time.monotonic() - began_s >= 0.2
+        assert time.monotonic() - began_s >= 1.0
 
 
 class TestFinding:

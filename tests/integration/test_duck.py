@@ -35,7 +35,7 @@ def holder(tmp_path: Path) -> Iterator[Path]:
         assert process.stdout is not None
         process.stdout.readline()
         yield path
-        process.communicate(b"\n", timeout=10)
+        process.communicate(b"\n", timeout=60)
 
 
 @pytest.fixture

@@ -64,14 +64,15 @@ class Observer:
     """Paho on all of the city's topics, in a session that outlives broker and connection."""
 
     def __init__(self, port: int) -> None:
-        self.messages: list[tuple[float, paho.MQTTMessage]] = []
+        self.messages: list[tuple[int, paho.MQTTMessage]] = []
+        """What arrived, and when [ms since the epoch]."""
         self.client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=f"observer-{uuid.uuid4().hex}",
             clean_session=False,
         )
         self.client.reconnect_delay_set(min_delay=1, max_delay=1)
-        self.client.on_message = lambda _c, _u, m: self.messages.append((time.monotonic(), m))
+        self.client.on_message = lambda _c, _u, m: self.messages.append((wall_ms(), m))
         self.client.on_connect = lambda c, *_: c.subscribe("cityeye/#", qos=1)
         self.subscribed = False
         self.client.on_subscribe = lambda *_: setattr(self, "subscribed", True)
@@ -215,25 +216,28 @@ class TestWire:
     async def test_even(
         self, mosquitto: PrivateMosquitto, running: Run, observe: Any, until: Until
     ) -> None:
-        """Devices of one interval do not send in bursts: no half of it passes without a message."""
+        """Devices of one interval do not send in bursts: each sends when it measures, by turns."""
         observer = await observe(mosquitto.port)
-        async with running(mosquitto.port, city(interval_s=1.0)) as fleet:
-            await until(lambda: fleet.online == 4)
-            began_s = time.monotonic()
-            await until(lambda: time.monotonic() - began_s > 2.2)
+        async with running(mosquitto.port, city(interval_s=1.0)):
+            await until(
+                lambda: sum(m.topic.endswith("/telemetry") for _, m in observer.messages) > 9
+            )
 
-        arrivals = [at for at, m in observer.messages if m.topic.endswith("/telemetry")]
-        gaps_s = [b - a for a, b in pairwise(at for at in arrivals if at > began_s)]
-        assert max(gaps_s) < 0.5
-        assert sum(gap_s < 0.05 for gap_s in gaps_s) <= len(gaps_s) / 4
+        sent = [(at, m) for at, m in observer.messages if m.topic.endswith("/telemetry")]
+        early_ms = [json.loads(m.payload)["ts"] - at for at, m in sent]
+        instants = sorted(json.loads(m.payload)["ts"] for _, m in sent)
+        gaps_ms = [b - a for a, b in pairwise(instants)]
+        assert max(early_ms) < 50
+        assert max(gaps_ms) < 500
+        assert sum(gap_ms < 50 for gap_ms in gaps_ms) <= len(gaps_ms) / 4
 
     async def test_idle(self, mosquitto: PrivateMosquitto, running: Run, until: Until) -> None:
         """Pings keep a device connected that has nothing to say."""
         idle = city(interval_s=3600)
-        async with running(mosquitto.port, idle, keep_alive_s=1) as fleet:
+        async with running(mosquitto.port, idle, keep_alive_s=2) as fleet:
             await until(lambda: fleet.online == 4)
             began_s = time.monotonic()
-            await until(lambda: time.monotonic() - began_s > 2.2)
+            await until(lambda: time.monotonic() - began_s > 3.5)
 
             assert (4, 4) == (fleet.online, fleet.connects)
 
@@ -322,13 +326,13 @@ def guarded(tmp_path: Path) -> Callable[..., Any]:
             "mosquitto", "-c", conf, stderr=asyncio.subprocess.DEVNULL
         )
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await answers("127.0.0.1", port):  # noqa: ASYNC110 - it is another process
                     await asyncio.sleep(0.02)
             yield port
         finally:
             process.terminate()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await process.wait()
 
     return run
@@ -396,7 +400,9 @@ class TestCommands:
                 observer.send(f"{VALVE}/command", id="c1")
             await until(lambda: observer.on(f"{VALVE}/reply"))
             closed_ms = observer.on(f"{VALVE}/reply")[0]["ts"]
-            await until(lambda: observer.on(f"{VALVE}/telemetry")[-1]["ts"] > closed_ms + 400)
+            await until(
+                lambda: any(t["ts"] > closed_ms + 400 for t in observer.on(f"{VALVE}/telemetry"))
+            )
 
         replies = observer.on(f"{VALVE}/reply")
         last = observer.on(f"{VALVE}/telemetry")[-1]

@@ -34,7 +34,7 @@ from ingest.store import Point, Store
 pytestmark = pytest.mark.mosquitto
 
 T0 = wall_ms()
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 STATION = Address("lanting", "east", "air", "park", "aq-1")
 BIRTH = Birth(
     kind="air-station",
@@ -233,10 +233,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mount or not unmount:
         pytest.skip("there is no mount on PATH")
     options = [mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
-    if subprocess.run(options, capture_output=True, timeout=10, check=False).returncode:
+    if subprocess.run(options, capture_output=True, timeout=60, check=False).returncode:
         pytest.skip("a file system can only be mounted by root")
     yield folder
-    subprocess.run([unmount, "-l", str(folder)], timeout=10, check=True)
+    subprocess.run([unmount, "-l", str(folder)], timeout=60, check=True)
 
 
 @pytest.fixture

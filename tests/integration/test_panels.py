@@ -36,7 +36,7 @@ EMPTY = {
 }
 """Every query without an answer, by resolution: no leak fills an hour."""
 
-pytestmark = [pytest.mark.influxd, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.influxd
 
 
 def reasons() -> dict[tuple[str, str, str], str]:

@@ -98,7 +98,7 @@ async def refusal(session: Session) -> str:
     """What a session says that does not get in."""
     async with working(session):
         with pytest.raises(BrokerError) as caught:
-            await session.ready(patience_s=5)
+            await session.ready(patience_s=60)
     return str(caught.value)
 
 
@@ -146,7 +146,7 @@ async def test_client_certificates(tmp_path: Path, own: str) -> None:
         session = broker.session("ingest", tls=tls)
         if own == "right":
             async with working(session):
-                await session.ready(patience_s=5)
+                await session.ready(patience_s=60)
             assert 1 == session.connections
         else:
             assert "--broker-certificate and --broker-key" in await refusal(session)
@@ -158,7 +158,7 @@ async def test_rotated(tmp_path: Path, until: Until) -> None:
         session = broker.session("ingest")
         with capture_logs() as logs:
             async with working(session) as task:
-                await session.ready(patience_s=5)
+                await session.ready(patience_s=60)
                 await broker.stop()
                 install(broker.data_dir, city(), Plan(rotate=("ingest",)))
                 await broker.start()
@@ -204,7 +204,7 @@ async def test_fleet(tmp_path: Path, until: Until) -> None:
             receive=lambda _, messages: heard.extend(m.topic.decode() for m in messages),
         )
         async with working(ingest):
-            await ingest.ready(patience_s=5)
+            await ingest.ready(patience_s=60)
             async with fleet_on(broker, logins_of(broker)) as fleet:
                 await until(lambda: fleet.online == 2 and len(set(heard)) == 2)
 
@@ -235,14 +235,14 @@ async def test_reload(tmp_path: Path, until: Until) -> None:
     async with Shown(tmp_path / "broker") as broker:
         kept, changed = broker.session("viewer"), broker.session("ingest")
         async with working(kept), working(changed):
-            await kept.ready(patience_s=5)
-            await changed.ready(patience_s=5)
+            await kept.ready(patience_s=60)
+            await changed.ready(patience_s=60)
             install(broker.data_dir, city(), Plan(listen_host="127.0.0.1", rotate=("ingest",)))
             assert broker.pid
             os.kill(broker.pid, signal.SIGHUP)
             await until(lambda: "not authorised" in (changed.trouble or ""))
             renewed = broker.session("ingest")
             async with working(renewed):
-                await renewed.ready(patience_s=5)
+                await renewed.ready(patience_s=60)
 
             assert (1, None) == (kept.connections, kept.trouble)

@@ -30,7 +30,7 @@ from ingest.store import Point, PointKey, device_key
 
 DOCKER = Path(__file__).parents[2] / "docker"
 T0 = 1_795_413_600_000  # a full hour
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SECRET = "ingest-secret"  # noqa: S105 - a test's password
 STATION = Address("lanting", "east", "air", "park", "aq-1")
 TAGS = device_key(STATION).tags

@@ -174,14 +174,14 @@ async def wire(service: AlarmService) -> AsyncIterator[Wire]:
 async def stopped(task: asyncio.Task[None]) -> None:
     """End a task."""
     task.cancel()
-    await asyncio.wait([task], timeout=5)
+    await asyncio.wait([task], timeout=60)
 
 
 async def test_life_on_its_topic(service: AlarmService, spool: Spool, wire: Wire) -> None:
     """Changes are retained, the end is said once it is acknowledged, then the topic is emptied."""
     spool.give(service, 106, 111, 107, 95)
     await service.request(ACK)
-    await service.flush(timeout_s=5)
+    await service.flush(timeout_s=60)
     expected = ["raised", "escalated", "eased", "cleared"]
 
     assert [f"{one} retained" for one in expected] == wire.said()[:4]
@@ -196,7 +196,7 @@ async def test_failed_publish(
     """A broker that is away for a moment loses no event and mixes none up."""
     wire.failures = failures
     spool.give(service, 106, 111)
-    await service.flush(timeout_s=5)
+    await service.flush(timeout_s=60)
 
     assert ["raised retained", "escalated retained"] == wire.said()
 
@@ -245,7 +245,7 @@ async def test_nothing_before_it_is_durable(
     reply = await service.request(ACK)
     seen = (flushed, service.trouble, wire.said(), reply.ok, reply.detail)
     monkeypatch.setattr(archive, "record", record)
-    flushed = await service.flush(timeout_s=10)
+    flushed = await service.flush(timeout_s=60)
     await stopped(running)
     refused = "not done, alarms cannot be recorded at the moment: disk is full"
 
@@ -262,7 +262,7 @@ async def test_not_before_the_group_is_durable(
     await service.recorder.settled()
     before = (archive.history(), wire.said())
     service.committed(1, replaying=False)
-    await service.flush(timeout_s=5)
+    await service.flush(timeout_s=60)
 
     assert (([], []), ["raised retained"]) == (before, wire.said())
 
@@ -274,9 +274,9 @@ async def test_request_waits_for_the_group(service: AlarmService, spool: Spool, 
     await asyncio.wait([asking], timeout=0.05)
     early = asking.done()
     service.committed(1, replaying=False)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         reply = await asking
-    await service.flush(timeout_s=5)
+    await service.flush(timeout_s=60)
 
     assert (False, True, ("main/node-1/pressure",)) == (early, reply.ok, reply.changed)
     assert ["raised retained", "acknowledged retained"] == wire.said()
@@ -302,7 +302,7 @@ async def test_request_waits_for_the_replay(archive: Archive, spool: Spool) -> N
     await asyncio.wait([asking], timeout=0.05)
     early = asking.done()
     spool.again(again)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         reply = await asking
     await stopped(running)
 
@@ -315,7 +315,7 @@ async def test_earlier_run(archive: Archive, spool: Spool) -> None:
     first.begin(0)
     running = asyncio.create_task(first.run(wire), name="first")
     spool.give(first, 106)
-    await first.flush(timeout_s=5)
+    await first.flush(timeout_s=60)
     await stopped(running)
     second = service_on(archive)
     second.begin(1, begins_ms=0)
@@ -323,7 +323,7 @@ async def test_earlier_run(archive: Archive, spool: Spool) -> None:
     standing = second.standing()
     running = asyncio.create_task(second.run(wire), name="second")
     spool.give(second, 106, ts_s=0)
-    await second.flush(timeout_s=5)
+    await second.flush(timeout_s=60)
     await stopped(running)
 
     assert ([], [1, 2]) == (standing, [one.event.number for one in archive.history()][::-1])
@@ -341,7 +341,7 @@ async def test_rule_taken_away(service: AlarmService, spool: Spool, wire: Wire) 
     """An alarm of a rule that is there no more is over."""
     spool.give(service, 106)
     await service.reload(rules(RULES.replace("id: pressure", "id: other")))
-    await service.flush(timeout_s=5)
+    await service.flush(timeout_s=60)
 
     assert {TOPIC: b""} == wire.retained
 
@@ -361,7 +361,7 @@ class Killed:
         await self._begin()
         for step, value in steps:
             await self._do(step, value)
-        await self._service.flush(timeout_s=10)
+        await self._service.flush(timeout_s=60)
         found = self._archive.history()
         await self._end()
         return found

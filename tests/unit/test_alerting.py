@@ -110,7 +110,7 @@ async def working(alerting: Alerting, wire: Wire) -> AsyncIterator[None]:
         yield
     finally:
         running.cancel()
-        await asyncio.wait([running], timeout=5)
+        await asyncio.wait([running], timeout=60)
 
 
 def measured(ts: int, pressure: float) -> ReadingBatch:
@@ -163,7 +163,7 @@ async def test_restart_goes_on_by_the_same_law(
     """After a restart the rules of the day that was reached count, before anything is heard."""
     async with working(alerting, wire):
         give(alerting, 1, LAST_DAY, 80.0)
-        assert await alerting.flush(timeout_s=5)
+        assert await alerting.flush(timeout_s=60)
     alerting.close()
     again = made(tmp_path, files)
     again.begin(1, begins_ms=None)
@@ -192,7 +192,7 @@ async def test_topic_waits_for_the_replay(alerting: Alerting, wire: Wire) -> Non
         alerting.consume(measured(LAST_DAY, 80.0))
         alerting.committed(1, replaying=True)
         alerting.caught_up()
-        assert await alerting.flush(timeout_s=5)
+        assert await alerting.flush(timeout_s=60)
 
     assert b"" not in [payload for _, payload, _ in wire.messages]
 
@@ -203,7 +203,7 @@ async def test_standing_alarm_the_broker_lost(
     """A broker that forgets what it retained gets the standing alarms again, by the same number."""
     async with working(alerting, wire):
         give(alerting, 1, LAST_DAY, 80.0)
-        assert await alerting.flush(timeout_s=5)
+        assert await alerting.flush(timeout_s=60)
     alerting.close()
     again, forgetful = made(tmp_path, files), Wire()
     again.begin(1, begins_ms=None)

@@ -112,10 +112,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mount or not unmount:
         pytest.skip("there is no mount on PATH")
     options = [mount, "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if subprocess.run(options, capture_output=True, timeout=10, check=False).returncode:
+    if subprocess.run(options, capture_output=True, timeout=60, check=False).returncode:
         pytest.skip("a file system can only be mounted by root")
     yield folder
-    subprocess.run([unmount, "-l", str(folder)], timeout=10, check=True)
+    subprocess.run([unmount, "-l", str(folder)], timeout=60, check=True)
 
 
 def test_what_is_recorded_comes_back(archive: Archive) -> None:
@@ -336,7 +336,7 @@ def test_a_second_process_is_refused(archive: Archive) -> None:
     script = "import sys; from pathlib import Path; from alerts.archive import Archive; "
     script += "Archive(Path(sys.argv[1]))"
     command = [sys.executable, "-c", script, str(archive.path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     assert ended.returncode
     assert "is used by another cityeye; stop it, or choose another directory" in ended.stderr
@@ -381,7 +381,7 @@ def test_a_file_that_must_not_grow(path: Path) -> None:
     if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
         pytest.skip("the size of files is limited already")
     command = [sys.executable, "-c", RLIMIT_SCRIPT, str(path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     said = json.loads(ended.stdout)
 
     assert (True, 2) == (said["kept"], said["after"])

@@ -61,7 +61,7 @@ async def test_waits() -> None:
     simulated = Clock(START_MS, speed=1_000.0)
     began_s = time.monotonic()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await simulated.sleep_until(START_MS + 20_000)
 
     assert time.monotonic() - began_s >= 0.015
@@ -71,7 +71,7 @@ async def test_past() -> None:
     """An instant that has passed is not waited for."""
     simulated = Clock(START_MS)
 
-    async with asyncio.timeout(0.5):
+    async with asyncio.timeout(60):
         await simulated.sleep_until(START_MS - 3_600_000)
 
     assert simulated.now_ms() >= START_MS
@@ -79,4 +79,7 @@ async def test_past() -> None:
 
 def test_wall() -> None:
     """The wall clock counts milliseconds since the epoch."""
-    assert abs(wall_ms() - time.time() * 1000) < 1_000
+    before_s = time.time()
+    found_ms = wall_ms()
+
+    assert before_s * 1000 - 1 <= found_ms <= time.time() * 1000 + 1

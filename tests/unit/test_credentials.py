@@ -172,7 +172,7 @@ def test_format(tmp_path: Path) -> None:
         pytest.skip("mosquitto_passwd is not on PATH")
     path = tmp_path / "passwd"
     path.touch(mode=0o600)
-    subprocess.run([program, "-b", path, "user", "secret"], check=True, timeout=10)
+    subprocess.run([program, "-b", path, "user", "secret"], check=True, timeout=60)
 
     theirs = path.read_text().strip().split("$")
     ours = password_line("user", "secret").split("$")

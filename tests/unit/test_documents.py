@@ -1,12 +1,18 @@
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alerts.rules import shipped_packs
+from city.cityfile import shipped_cities
 from city.documents import Document, nearest, suggestion
 from city.errors import DocumentError
+
+Place = tuple[str | int, ...]
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,6 +134,31 @@ def test_line_of_a_path(tmp_path: Path) -> None:
     assert f"{file}:4: parts[0].weight: " == document.place(("parts", 0, "weight"))
     assert f"{file}:3: parts[0].colour: " == document.place(("parts", 0, "colour"))
     assert f"{file}:2: parts[7]: " == document.place(("parts", 7))
+
+
+@pytest.mark.parametrize(
+    "path", [*shipped_packs().values(), *shipped_cities().values()], ids=lambda path: path.stem
+)
+def test_shipped(path: Path) -> None:
+    """What is shipped says the same by either loader, and stands at the same lines."""
+    fast, own = Document.read(path, shipped=True), Document.read(path)
+
+    assert repr(own.content) == repr(fast.content)
+    assert [own.place(place) for place in places(own.content)] == [
+        fast.place(place) for place in places(own.content)
+    ]
+
+
+def places(content: Any, path: Place = ()) -> Iterator[Place]:
+    """The path of everything in a document's content."""
+    yield path
+    steps: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(content, dict):
+        steps = content.items()
+    elif isinstance(content, list):
+        steps = enumerate(content)
+    for step, below in steps:
+        yield from places(below, (*path, step))
 
 
 def test_missing_file(tmp_path: Path) -> None:

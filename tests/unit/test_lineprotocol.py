@@ -28,8 +28,8 @@ def point(
     return Point(key, ts, values or {}, counts or {}, texts or {})
 
 
-def cut(text: str, mark: str) -> list[str]:
-    """`text` cut at every `mark` that is neither escaped nor within a quoted string."""
+def cut(text: str, mark: str, *, quoted: bool = True) -> list[str]:
+    """`text` cut at every `mark` that is neither escaped nor, if it may be, within a quoted string."""
     parts, part, in_quotes, after_equals, index = [], "", False, False, 0
     while index < len(text):
         letter = text[index]
@@ -37,7 +37,7 @@ def cut(text: str, mark: str) -> list[str]:
             part += text[index : index + 2]
             index += 2
             continue
-        if letter == '"' and (in_quotes or after_equals):
+        if quoted and letter == '"' and (in_quotes or after_equals):
             in_quotes = not in_quotes
         after_equals = letter == "="
         if letter == mark and not in_quotes:
@@ -64,9 +64,10 @@ def field(text: str) -> Any:
 
 
 def decode(line: str) -> Point:
-    """The point on one line, after the line protocol reference of InfluxDB."""
-    key, fields, ts = cut(line, " ")
-    measurement, *tags = cut(key, ",")
+    """The point on one line, after the line protocol reference of InfluxDB: tags know no quotes."""
+    key = cut(line, " ", quoted=False)[0]
+    fields, ts = cut(line[len(key) + 1 :], " ")
+    measurement, *tags = cut(key, ",", quoted=False)
     pairs = [(plain(name), field(text)) for name, text in (cut(f, "=") for f in cut(fields, ","))]
     return Point(
         PointKey(plain(measurement), tuple((plain(a), plain(b)) for a, b in map(split, tags))),
@@ -79,7 +80,7 @@ def decode(line: str) -> Point:
 
 def split(tag: str) -> tuple[str, str]:
     """A tag's name and value, still escaped."""
-    name, text = cut(tag, "=")
+    name, text = cut(tag, "=", quoted=False)
     return name, text
 
 

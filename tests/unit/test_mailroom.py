@@ -107,7 +107,7 @@ async def test_delivered(archive: Archive, until: Until) -> None:
     archive.record([happened(number) for number in range(5)])
     async with running(mailroom, console=console):
         await until(lambda: len(console.got) == 5)
-        assert await mailroom.flush(timeout_s=5)
+        assert await mailroom.flush(timeout_s=60)
 
     assert [f"section-{number}" for number in range(5)] == console.groups
     assert (5, 0, 0) == (mailroom.figures().sent, mailroom.figures().due, mailroom.figures().failed)
@@ -138,7 +138,7 @@ async def test_restart(archive: Archive, until: Until) -> None:
         archive.record([happened(number)])
         async with running(mailroom, console=console):
             await until(lambda: console.got and console.got[-1].group == f"section-{number}")  # noqa: B023 - it is awaited in the loop
-            await mailroom.flush(timeout_s=5)
+            await mailroom.flush(timeout_s=60)
 
     assert ["section-0", "section-1", "section-2"] == console.groups
     assert 3 == mailroom_of(archive).figures().sent
@@ -172,14 +172,15 @@ async def test_old_events(archive: Archive, until: Until) -> None:
 async def test_trouble(archive: Archive, until: Until) -> None:
     """A channel in trouble gets its mails in their order once it works, and holds up no other."""
     mailroom = mailroom_of(archive, "slow", "fast")
-    slow, fast = Memory(ChannelError("down"), TimeoutError(), ChannelError("down")), Memory()
+    slow, fast = Memory(ChannelError("down"), TimeoutError(), fails=ChannelError("down")), Memory()
     archive.record([happened(number) for number in range(3)])
     async with running(mailroom, slow=slow, fast=fast):
         await until(lambda: len(fast.got) == 3)
-        assert not slow.got
+        await until(lambda: len(slow.tried) > 3)
+        slow._fails = None
         await until(lambda: len(slow.got) == 3)
 
-    assert ["section-0"] * 4 + ["section-1", "section-2"] == slow.tried
+    assert ["section-0"] * (len(slow.tried) - 2) + ["section-1", "section-2"] == slow.tried
     assert ["section-0", "section-1", "section-2"] == slow.groups
 
 
@@ -192,7 +193,7 @@ async def test_reported_once(archive: Archive, until: Until) -> None:
             await until(lambda: len(console.tried) == 2)
             assert "down" == mailroom.figures().channels["console"].trouble
             await until(lambda: console.got)
-            await mailroom.flush(timeout_s=5)
+            await mailroom.flush(timeout_s=60)
 
     assert ["warning", "debug", "debug", "info"] == [entry["log_level"] for entry in entries]
     assert "" == mailroom.figures().channels["console"].trouble
@@ -200,7 +201,7 @@ async def test_reported_once(archive: Archive, until: Until) -> None:
 
 async def test_refused(archive: Archive, until: Until) -> None:
     """A mail that a channel refuses is put off, and those behind it go first."""
-    mailroom = mailroom_of(archive, first_retry_s=0.5)
+    mailroom = mailroom_of(archive, first_retry_s=2.0)
     console = Memory(ChannelRefused("HTTP status 400"))
     archive.record([happened(number) for number in range(3)])
     async with running(mailroom, console=console):
@@ -260,7 +261,7 @@ async def test_too_many(archive: Archive, until: Until) -> None:
         await mailroom.tick(LATER)
     async with running(mailroom, console=console):
         await until(lambda: len(console.got) == 3)
-        await mailroom.flush(timeout_s=5)
+        await mailroom.flush(timeout_s=60)
 
     assert ["section-0", "section-8", "section-9"] == console.groups
     assert (7, 3) == (mailroom.figures().failed, mailroom.figures().sent)
@@ -298,7 +299,7 @@ async def test_full_disk(archive: Archive, until: Until, monkeypatch: pytest.Mon
             await until(lambda: any("cannot write" in entry["event"] for entry in entries))
             broken = False
             await until(lambda: len(console.got) == 2)
-            await mailroom.flush(timeout_s=5)
+            await mailroom.flush(timeout_s=60)
 
     assert ["section-0", "section-1"] == console.groups
 

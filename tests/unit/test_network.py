@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandapipes
 import pandapipes.networks
@@ -14,11 +15,16 @@ from hypothesis import strategies as st
 from city.errors import DocumentError, InputError
 from sensors.network import (
     DEMAND_LEVELS,
+    NETWORKS,
     DemandCurve,
     NetworkStates,
+    kept_path,
     offset_position,
+    read_states,
     solve_network,
+    write_states,
 )
+from sensors.pipeflow import solve_named
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +62,55 @@ def street(*, demand_kg_s: float = 0.01, diameter_mm: float = 100.0) -> Any:
     return net
 
 
+def arrays(part: Any, *, beside: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a struct as arrays, those `beside` left out."""
+    fields = msgspec.structs.asdict(part)
+    return {name: np.array(value) for name, value in fields.items() if name not in beside}
+
+
+def assert_same(actual: NetworkStates, expected: NetworkStates, *, within: float) -> None:
+    """Every number is the expected one, relative to it or, near zero, to the table's largest."""
+    for one, other in ((actual, expected), (actual.pipes, expected.pipes)):
+        shown, wanted = (arrays(part, beside=("names", "pipes", "gas")) for part in (one, other))
+        for name, values in wanted.items():
+            near_zero = within * np.abs(values).max()
+            np.testing.assert_allclose(
+                shown[name], values, rtol=within, atol=near_zero, err_msg=name
+            )
+    assert expected.names == actual.names
+    assert msgspec.structs.astuple(expected.gas) == pytest.approx(
+        msgspec.structs.astuple(actual.gas)
+    )
+
+
 class TestStates:
     """Stationary states at any demand."""
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_kept_once_solved(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second start reads what the first one solved, bit for bit."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        solved = solve_network.__wrapped__(name)
+        monkeypatch.setattr(pandapipes, "pipeflow", None)
+
+        assert_same(solve_network.__wrapped__(name), solved, within=0.0)
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_damaged(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is kept and cannot be read is solved again."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        kept_path(name).parent.mkdir()
+        kept_path(name).write_bytes(b"PK no archive")
+
+        assert_same(solve_network.__wrapped__(name), solve_named(name), within=1e-9)
+
+    def test_kept(self, states: NetworkStates, tmp_path: Path) -> None:
+        """States that are written to a file are read from it as they were, bit for bit."""
+        write_states(tmp_path / "kept.npz", states)
+
+        assert_same(read_states(tmp_path / "kept.npz"), states, within=0.0)
 
     def test_solved(self, states: NetworkStates) -> None:
         """At its own demand the network's pressures are those of pandapipes."""

@@ -74,13 +74,13 @@ async def publisher(archive: Archive, wire: Wire) -> AsyncIterator[Publisher]:
     working = asyncio.create_task(publisher.run(wire), name="publisher")
     yield publisher
     working.cancel()
-    await asyncio.wait([working], timeout=5)
+    await asyncio.wait([working], timeout=60)
 
 
 async def published(publisher: Publisher) -> None:
     """Wait until everything is published."""
     publisher.wake()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await publisher.settled()
 
 
@@ -145,6 +145,6 @@ async def test_next_publisher_goes_on(archive: Archive, publisher: Publisher) ->
     archive.record([happened(2)])
     await published(another)
     working.cancel()
-    await asyncio.wait([working], timeout=5)
+    await asyncio.wait([working], timeout=60)
 
     assert [(2, True)] == later.said(TOPICS[0])

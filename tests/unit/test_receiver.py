@@ -55,7 +55,7 @@ def mids(arrivals: Arrivals) -> list[int]:
     return [message.mid for chunk in arrivals.messages() for message in chunk]
 
 
-async def within(receiver: Receiver, *, deadline_s: float = 5.0) -> Arrivals:
+async def within(receiver: Receiver, *, deadline_s: float = 60.0) -> Arrivals:
     """The next group, before a deadline."""
     async with asyncio.timeout(deadline_s):
         return await receiver.group()

@@ -55,7 +55,7 @@ async def recorder(archive: Archive, disk: Disk) -> AsyncIterator[Recorder]:
     working = asyncio.create_task(recorder.run(), name="recorder")
     yield recorder
     working.cancel()
-    await asyncio.wait([working], timeout=5)
+    await asyncio.wait([working], timeout=60)
 
 
 def happened(number: int) -> Events:
@@ -69,7 +69,7 @@ def happened(number: int) -> Events:
 
 async def settled(recorder: Recorder) -> None:
     """Wait until the recorder has made everything durable."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await recorder.settled()
 
 

@@ -103,7 +103,7 @@ class Bench:
             self.writer.offer(number, points, len(numbers))
         return number
 
-    async def drain(self, *, deadline_s: float = 10.0) -> None:
+    async def drain(self, *, deadline_s: float = 60.0) -> None:
         """Run the writer until all that was offered is settled."""
         running = asyncio.create_task(self.writer.run(), name="writer")
         try:
@@ -427,10 +427,10 @@ async def stop_before_settling(bench: Bench, batches: int) -> None:
 
     bench.writer._settle = settle_or_hang  # type: ignore[method-assign]
     running = asyncio.create_task(bench.writer.run(), name="writer")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await reached.wait()
     running.cancel()
-    await asyncio.wait([running], timeout=5)
+    await asyncio.wait([running], timeout=60)
 
 
 async def test_a_spool_that_cannot_take_note(
