@@ -17,8 +17,11 @@ from sensors.engine import CityEngine
 from sensors.fleet import said
 from sensors.sampler import Frame
 
-AHEAD_MS: Final = 100
-"""So much of the wall's time is asked of the engine at once."""
+AHEAD_MS: Final = (20.0, 100.0)
+"""So much of the wall's time is asked of the engine at once, at least and at most."""
+
+_AT_ONCE: Final = 500
+"""Samples that are asked for at once, within these bounds: asking holds up what is due."""
 
 _CATCH_UP: Final = 5
 """So many times as much where the engine is behind the wall."""
@@ -91,6 +94,8 @@ class Agenda:
         self._storms = AlarmStorms(plan, start_ms)
         self._index = np.concatenate([own.index for own in joined])
         self._since_ms = since_ms
+        per_ms = sum(sizes) / plan.interval_s / 1000
+        self._ahead_ms = min(max(_AT_ONCE / max(per_ms, 1e-9), AHEAD_MS[0]), AHEAD_MS[1])
         self._asked_ms = max(plan.city_start_ms, int(pace.city_ms(since_ms)) - 1)
         self._chunk = self._ask(self._asked_ms)
 
@@ -127,10 +132,13 @@ class Agenda:
 
     def _ask_ahead(self, now_ms: int) -> bool:
         """Ask the engine for more, if it is time to; whether it was."""
-        here_ms, ahead_ms = self._pace.city_ms(now_ms), self._pace.pace_at(now_ms) * AHEAD_MS
+        here_ms = self._pace.city_ms(now_ms)
+        ahead_ms = self._pace.pace_at(now_ms) * self._ahead_ms
         if self._asked_ms > here_ms + ahead_ms / 2:
             return False
-        until_ms = min(here_ms + ahead_ms, self._asked_ms + _CATCH_UP * max(ahead_ms, AHEAD_MS))
+        until_ms = min(
+            here_ms + ahead_ms, self._asked_ms + _CATCH_UP * max(ahead_ms, self._ahead_ms)
+        )
         self._chunk = self._ask(int(until_ms) + 1)
         return True
 
@@ -168,5 +176,5 @@ class Agenda:
     def _on_wall(self, city_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """When those are due, shape (n,); never, when the test ends before."""
         due_ms = np.rint(self._pace.wall_ms(city_ms)).astype(np.int64)
-        due_ms[city_ms >= self._pace.city_ms(self._pace.end_ms)] = _NEVER_MS
+        due_ms[due_ms >= self._pace.end_ms] = _NEVER_MS
         return due_ms

@@ -9,7 +9,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from broker import codec
 from broker.choice import tls_context
@@ -88,7 +88,7 @@ class Access:
             key=folder / f"{name}.key",
         )
 
-    def source(self, turn: int, towards: str) -> tuple[str, int] | None:
+    def source(self, turn: int, towards: str) -> str | None:
         """The local address from which the device of that turn connects; None: any.
 
         Linux looks for an even local port when it connects, and for an odd one when it binds before
@@ -97,14 +97,13 @@ class Access:
         """
         sources = self._plan.sources
         if sources:
-            return (sources[turn % len(sources)], 0)
-        return (self._own_address(towards), 0) if turn % 2 else None
+            return sources[turn % len(sources)]
+        return self._own_address(towards) if turn % 2 else None
 
     def _own_address(self, towards: str) -> str:
         """Ours on the way to that address."""
         if towards not in self._own:
-            family = socket.AF_INET6 if ":" in towards else socket.AF_INET
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            with socket.socket(_family(towards), socket.SOCK_DGRAM) as probe:
                 probe.connect((towards, self._plan.broker.port))  # nothing is sent
                 self._own[towards] = str(probe.getsockname()[0])
         return self._own[towards]
@@ -202,13 +201,12 @@ class Connector:
             hello = self._access.hello(spec, device)
             tls = await self._access.tls(spec)
             async with asyncio.timeout(_TIMEOUT_S):
+                source = self._access.source(self._turns[device.number], host)
                 await loop.create_connection(
                     lambda: device,
-                    host,
-                    server.port,
+                    **await _way(host, server.port, source),
                     ssl=tls,
                     server_hostname=server.host if tls else None,
-                    local_addr=self._access.source(self._turns[device.number], host),
                 )
         except (OSError, TimeoutError, SettingError) as error:
             self._tried += 1
@@ -216,6 +214,28 @@ class Connector:
             self._home.lost(device, _why(error), online=False)
             return
         device.write(hello)
+
+
+async def _way(host: str, port: int, source: str | None) -> dict[str, Any]:
+    """What the loop connects by: an address, or a socket that is bound to `source` and connected.
+
+    The loop itself would bind with SO_REUSEADDR, and Linux then looks for even ports there too.
+    """
+    if source is None:
+        return {"host": host, "port": port}
+    bound = socket.socket(_family(host), socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        bound.bind((source, 0))
+        await asyncio.get_running_loop().sock_connect(bound, (host, port))
+    except BaseException:
+        bound.close()
+        raise
+    return {"sock": bound}
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _why(error: Exception) -> str:

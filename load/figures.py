@@ -10,13 +10,15 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 from hdrh.histogram import HdrHistogram
-from numpy.typing import NDArray
 
 HIGHEST_US: Final = 3_600_000_000
 """No delay is counted as longer than an hour."""
 
 DIGITS: Final = 3
 """Significant digits of a delay."""
+
+_SUBS: Final = 2048
+"""HdrHistogram's linear counts per bucket at three digits."""
 
 PartKind = Literal["shard", "subscriber", "store", "broker"]
 
@@ -68,20 +70,22 @@ def histogram() -> HdrHistogram:
 
 
 def histogram_of(delays_us: list[int]) -> HdrHistogram:
-    """The histogram of these delays; equal ones are counted together, which is what makes it fast."""
+    """The histogram of these delays: what `record_value` of each would make, many times faster.
+
+    Counts stand where HdrHistogram puts them: a bucket for each power of 2 above the first
+    `_SUBS`, half as many counts in each, linear within it.
+    """
     made = histogram()
-    values, counts = np.unique(_coarse(np.array(delays_us, dtype=np.int64)), return_counts=True)
-    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        made.record_value(value, count)
+    within = np.clip(np.array(delays_us, dtype=np.int64), 1, HIGHEST_US)
+    if len(within):
+        bits = np.frexp((within | (_SUBS - 1)).astype(np.float64))[1].astype(np.int64)
+        bucket = bits - _SUBS.bit_length() + 1
+        places = bucket * (_SUBS // 2) + (within >> bucket)
+        counts = np.frombuffer(made.counts, dtype=np.uint64)
+        counts += np.bincount(places, minlength=len(counts)).astype(np.uint64)
+        made.total_count = len(within)
+        made.min_value, made.max_value = int(within.min()), int(within.max())
     return made
-
-
-def _coarse(delays_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Delays to the resolution of the histogram, 11 bits, within its range."""
-    within = np.clip(delays_us, 1, HIGHEST_US)
-    spare = np.maximum(0, np.floor(np.log2(within)).astype(np.int64) - 10)
-    coarse: NDArray[np.int64] = (within >> spare) << spare
-    return coarse
 
 
 def merged(encoded: Iterable[bytes]) -> HdrHistogram:

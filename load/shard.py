@@ -138,7 +138,7 @@ class Shard:
         self._fleet.settle_in(devices, self._index, self._connector)
         order = np.argsort(after_ms, kind="stable")
         self._joining = deque(zip(after_ms[order].tolist(), order.tolist(), strict=True))
-        self._words = Words(part, self._fleet, line, empty_bytes=empty_bytes)
+        self._words = Words(part, self._fleet, line, empty_bytes=empty_bytes, ramp_s=plan.ramp_s)
 
     async def begin(self) -> None:
         """Prepare the last things, say that we are there, and wait for the beginning."""

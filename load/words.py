@@ -25,8 +25,13 @@ _LOOK_BACK: Final = 5
 class Words:
     """Tells a fleet's figures as deltas."""
 
-    def __init__(self, part: Part, fleet: Fleet, line: Line, *, empty_bytes: int) -> None:
-        """`empty_bytes` is how much memory the process had before it had devices."""
+    def __init__(
+        self, part: Part, fleet: Fleet, line: Line, *, empty_bytes: int, ramp_s: float
+    ) -> None:
+        """`empty_bytes` is how much memory the process had before it had devices.
+
+        Whether the process keeps up is judged after the ramp: connecting is a load of its own.
+        """
         self._part = part
         self._fleet = fleet
         self._line = line
@@ -37,6 +42,7 @@ class Words:
         self._told_s = time.monotonic()
         self._cpu_s = time.process_time()
         self._strain = Strain()
+        self._ramp_end_ms = part.start_ms + ramp_s * 1000
 
     def tell_now_and_then(self, now_s: float) -> None:
         """Tell, if a second has passed since the last word."""
@@ -52,9 +58,11 @@ class Words:
         fleet, now_s = self._fleet, time.monotonic()
         cpu_s = time.process_time()
         survey = fleet.survey()
-        warnings = self._strain.look(
-            fleet.lateness_us, cpu_s - self._cpu_s, now_s - self._told_s
-        )  # fmt: skip
+        warnings: tuple[str, ...] = ()
+        if time.time_ns() / 1e6 > self._ramp_end_ms + WORD_S * 1000:
+            warnings = self._strain.look(
+                fleet.lateness_us, cpu_s - self._cpu_s, now_s - self._told_s
+            )
         counts = Counter(fleet.counts())
         reasons = dict(fleet.reasons)
         fleet.reasons.clear()

@@ -215,7 +215,7 @@ class TestWords:
     async def test_deltas(self) -> None:
         """A word holds what was counted since the word before, and delays likewise."""
         shard, ear = Shard(), Ear()
-        words = Words(Part(1, 2, START_MS), shard.fleet, ear, empty_bytes=7)
+        words = Words(Part(1, 2, START_MS), shard.fleet, ear, empty_bytes=7, ramp_s=0.0)
         shard.connect(0)
         shard.play([(100, 0, 0)], 150)
         words.tell()
