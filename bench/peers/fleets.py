@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from bench.peers.devices import HOST, Device
-from bench.peers.toolbox import ROOT, Toolbox, version_of
+from bench.peers.toolbox import Toolbox, version_of
 from broker.topics import Channel, device_topic
 from city.synthetic import synthetic_city
+from load.connecting import CONNECTS_PER_S
 
 KINDS: Final = ("air-micro", "air-gas")
 """Kinds of devices with four values."""
@@ -64,11 +65,15 @@ def roster(devices: int, interval_s: float) -> list[Device]:
 
 
 def cityeye_fleet(order: Order, _: Toolbox) -> list[str]:
-    """CityEye's fleet, in a process of its own."""
-    rate = order.devices / order.interval_s
-    chain = str(ROOT / "bench" / "chain.py")
-    numbers = [str(order.port), str(order.devices), str(rate), str(order.seconds)]
-    return [sys.executable, chain, "fleet", *numbers]
+    """`cityeye load` without a subscriber of its own, connecting as fast as it does."""
+    ramp_s = max(0.1, order.devices / CONNECTS_PER_S)
+    return [
+        str(Path(sys.executable).with_name("cityeye")), "load", "--json", "--log", "warning",
+        "--devices", str(order.devices), "--interval", f"{order.interval_s:.6f}s",
+        "--kinds", ",".join(KINDS), "--ramp", f"{ramp_s:g}s",
+        "--for", f"{max(1.0, order.seconds - ramp_s):g}s", "--subscribers", "0",
+        "--broker", f"mqtt://{HOST}:{order.port}", "--out", str(order.roster.with_name("load")),
+    ]  # fmt: skip
 
 
 def cityeye_report(printed: str) -> dict[str, Any]:
@@ -76,8 +81,8 @@ def cityeye_report(printed: str) -> dict[str, Any]:
     said = last_object(printed)
     return {
         "sent": said.get("sent"),
-        "acknowledged": said.get("acknowledged"),
-        "ack_ms": said.get("ack_ms", {}),
+        "acknowledged": said.get("acked"),
+        "ack_ms": said.get("latency_ms", {}).get("ack", {}),
     }
 
 
@@ -110,7 +115,7 @@ def _locust_settings(order: Order) -> Mapping[str, str]:
     }
 
 
-CITYEYE: Final = Tool("CityEye", None, cityeye_fleet, stop=None)
+CITYEYE: Final = Tool("CityEye", None, cityeye_fleet, stop=signal.SIGINT)
 
 TOOLS: Final = (
     CITYEYE,

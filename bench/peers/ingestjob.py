@@ -25,6 +25,8 @@ WINDOW: Final = 20_000
 WARM_UP_S: Final = 4.0
 CONNECTS_PER_S: Final = 5_000
 START_S: Final = 60.0
+FLEET_START_S: Final = 4.0
+"""`cityeye load` takes so long until its first device connects."""
 DOWN_S: Final = 2.0
 """So long a killed service stays away."""
 QUIET_S: Final = 5.0
@@ -143,7 +145,7 @@ class IngestJob:
         fleet = None
         try:
             fleet = await self._fleet(broker.port, trial)
-            await asyncio.sleep(WARM_UP_S + self._devices / CONNECTS_PER_S)
+            await asyncio.sleep(FLEET_START_S + WARM_UP_S + self._devices / CONNECTS_PER_S)
             if trial.killed:
                 process = await self._killed(broker, process, service)
             else:
@@ -161,8 +163,9 @@ class IngestJob:
 
     async def _fleet(self, port: int, trial: IngestTrial) -> asyncio.subprocess.Process:
         rest_s = AFTER_KILL_S if trial.killed else self._seconds + 1
-        seconds = WARM_UP_S + self._devices / CONNECTS_PER_S + rest_s
-        order = Order(self._devices, self._devices / trial.rate, port, Path(), seconds)
+        seconds = FLEET_START_S + WARM_UP_S + self._devices / CONNECTS_PER_S + rest_s
+        interval_s = self._devices / trial.rate
+        order = Order(self._devices, interval_s, port, self._folder / "roster.json", seconds)
         return await asyncio.create_subprocess_exec(
             *cityeye_fleet(order, self._toolbox),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, cwd=ROOT,
