@@ -1,10 +1,20 @@
 """The words of `cityeye load`, in this process."""
 
+from collections.abc import Iterator
+
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from city.errors import InputError
 from cli.main import app
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """The command configures the logging of its process, which is ours."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize(
