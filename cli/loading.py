@@ -1,6 +1,7 @@
 """A load test from its options to its report: broker, parts, live view, files."""
 
 import asyncio
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -88,9 +89,9 @@ class Tested(msgspec.Struct, frozen=True):
         else:
             console = Console(highlight=False, soft_wrap=True)
             console.print(table(self.report))
-            console.print(verdict(self.report), style="green" if self.report.complete else "red")
+            console.print(verdict(self.report), style="green" if self.report.fulfilled else "red")
             console.print(f"the report: {self.folder / PAGE}")
-        return 0 if self.report.complete else 1
+        return 0 if self.report.fulfilled else 1
 
 
 async def load(request: Request) -> Tested:
@@ -114,14 +115,20 @@ async def load(request: Request) -> Tested:
     if request.scheduler is None:
         make_room(plan.devices, request.local_cluster or request.processes, plan.sources)
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(_broker(request, plan))
+        home = stack.enter_context(TemporaryDirectory(prefix="cityeye-load-"))
+        broker = await stack.enter_async_context(_broker(request, plan, Path(home)))
         plan = against(plan, broker)
         await _reached(broker.address, request.settings.patience_s)
         crew, shards = await stack.enter_async_context(_crew(request))
         conductor = Conductor(plan, crew, knee=knee)
         await stack.enter_async_context(_watched(request, conductor, broker))
         keys = stack.enter_context(Keys(conductor.wish))
-        stop.working(at_once=keys.restore)
+
+        def leave() -> None:
+            keys.restore()
+            shutil.rmtree(home, ignore_errors=True)  # it may hold the keys of a guarded broker
+
+        stop.working(at_once=leave)
         course = await conductor.run(shards=shards, subscribers=plan.subscribers, stop=stop.wanted)
     found = None if knee is None else knee.result("the test ended before the search").figures()
     report = report_of(
@@ -163,6 +170,8 @@ def compare_reports(first: Path, second: Path, *, html: Path | None, as_json: bo
 def _phases(request: Request) -> tuple[Phase, ...]:
     """The phases of the profile; a search holds one rate until it orders another."""
     for_s = request.settings.duration_s
+    if request.bounds and not request.find_limit:
+        raise SettingError("--bound: only a search for the limit has bounds; add --find-limit")
     if request.find_limit:
         if request.profile != "steady":
             raise SettingError("--find-limit makes its own course; leave --profile out")
@@ -173,24 +182,23 @@ def _phases(request: Request) -> tuple[Phase, ...]:
 
 
 @asynccontextmanager
-async def _broker(request: Request, plan: LoadPlan) -> AsyncIterator[RunningBroker]:
+async def _broker(request: Request, plan: LoadPlan, home: Path) -> AsyncIterator[RunningBroker]:
     """The broker that is tested; one of our own is fresh, and gone afterwards."""
     settings = request.settings
-    with TemporaryDirectory(prefix="cityeye-load-") as folder:
-        guard = plan.city() if settings.secure else None
-        async with running_broker(
-            settings.broker,
-            data_dir=Path(folder),
-            port=settings.broker_port,
-            window=settings.window,
-            guard=guard,
-        ) as broker:
-            if broker.embedded:
-                _log.warning(
-                    "the broker under test is the embedded one, in the conductor's own process",
-                    remedy="install Mosquitto, or give another with --broker",
-                )
-            yield broker
+    guard = plan.city() if settings.secure else None
+    async with running_broker(
+        settings.broker,
+        data_dir=home,
+        port=settings.broker_port,
+        window=settings.window,
+        guard=guard,
+    ) as broker:
+        if broker.embedded:
+            _log.warning(
+                "the broker under test is the embedded one, in the conductor's own process",
+                remedy="install Mosquitto, or give another with --broker",
+            )
+        yield broker
 
 
 async def _reached(address: BrokerAddress, patience_s: float) -> None:

@@ -3,6 +3,7 @@
 import ipaddress
 import random
 from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,8 @@ CONNECTS_PER_S: Final = 2_000
 
 _RAMP_MIN_S: Final = 2.0
 _RATE_MAX: Final = 10_000_000.0
-_INTERVAL_MIN_S: Final = 0.001
+_INTERVAL_S: Final = (0.1, 86_400.0)
+"""The bounds of a city's intervals."""
 _SOURCES_MAX: Final = 4_096
 
 
@@ -108,19 +110,27 @@ def interval_of(wanted: Wanted) -> float:
     """How often a device sends at pace 1 [s], by --rate or --interval; one second without them.
 
     Raises:
-        SettingError: Both are given, or a rate is out of bounds.
+        SettingError: Both are given, or one is out of bounds.
     """
+    least_s, most_s = _INTERVAL_S
     if wanted.rate is None:
-        return 1.0 if wanted.interval is None else seconds_in(wanted.interval, "--interval")
+        given_s = 1.0 if wanted.interval is None else seconds_in(wanted.interval, "--interval")
+        if not least_s <= given_s <= most_s:
+            raise SettingError(
+                f"--interval: {wanted.interval} is not allowed; give 100ms to 1d, and more --devices "
+                "for a higher rate"
+            )
+        return given_s
     if wanted.interval is not None:
         raise SettingError("--rate and --interval say the same thing in two ways; give one")
     if not 0 < wanted.rate <= _RATE_MAX:
         raise SettingError(f"--rate: {wanted.rate:g} is not allowed; give 0 to 10,000,000 per s")
     interval_s = wanted.devices / wanted.rate
-    if interval_s < _INTERVAL_MIN_S:
+    if not least_s <= interval_s <= most_s:
         raise SettingError(
-            f"--rate {wanted.rate:g} of {wanted.devices:,} devices is more than 1,000 messages/s "
-            "each; give more --devices"
+            f"--rate {wanted.rate:g} of {wanted.devices:,} devices is one message per "
+            f"{interval_s:g} s of each, and {least_s:g} to {most_s:,.0f} s are allowed; give "
+            f"{ceil(wanted.rate * least_s):,} to {int(wanted.rate * most_s):,} --devices"
         )
     return interval_s
 

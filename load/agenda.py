@@ -86,13 +86,14 @@ class Agenda:
         self._engine = engine
         self._pace = pace
         sizes = [len(group.devices) for group in engine.groups]
-        firsts = accumulate(sizes[:-1], initial=0)
+        firsts = list(accumulate(sizes, initial=0))[: len(sizes)]
         self._places = {
             id(group): (own, first)
             for group, own, first in zip(engine.groups, joined, firsts, strict=True)
         }
         self._storms = AlarmStorms(plan, start_ms)
-        self._index = np.concatenate([own.index for own in joined])
+        none = np.empty(0, dtype=np.int64)  # of few devices, a shard may have none
+        self._index = np.concatenate([none, *(own.index for own in joined)])
         self._since_ms = since_ms
         per_ms = sum(sizes) / plan.interval_s / 1000
         self._ahead_ms = min(max(_AT_ONCE / max(per_ms, 1e-9), AHEAD_MS[0]), AHEAD_MS[1])

@@ -13,7 +13,7 @@ from rich.text import Text
 from load.course import DRAIN, RAMP
 from load.report import Report
 from load.series import SPREAD, Column, Series
-from load.verdict import STAGE_NAMES, flat
+from load.verdict import KIND_NAMES, STAGE_NAMES, flat
 
 RULE: Final = (
     "Counts of what should not happen differ as soon as they are not equal. Any other figure "
@@ -29,6 +29,9 @@ _ALIKE: Final = 5
 _MAD_TO_SIGMA: Final = 1.4826
 _MEDIAN_TO_MEAN: Final = 1.2533
 """By how much a median spreads more than a mean, of normal values."""
+
+_PRIVATE: Final = ", private, "
+"""In the name of a broker of our own, whose address, at the end, is another one each time."""
 
 _WHOLE: Final = 1000
 """From here on a value is said without decimals."""
@@ -160,7 +163,7 @@ def _name(report: Report) -> str:
 
 
 def _asked(a: Report, b: Report) -> list[Asked]:
-    """Plans first, then the surroundings; the name of a run is no difference."""
+    """Plans first, then the surroundings; a run's name and a private broker's port are nothing."""
     ours, theirs = _surroundings(a), _surroundings(b)
     names = dict.fromkeys([*ours, *theirs])
     pairs = (Asked(name, ours.get(name, "–"), theirs.get(name, "–")) for name in names)
@@ -168,12 +171,16 @@ def _asked(a: Report, b: Report) -> list[Asked]:
 
 
 def _surroundings(report: Report) -> dict[str, str]:
-    plan = {
-        name: value for name, value in report.plan.items() if name not in {"run", "city_start_ms"}
-    }
+    chance = {"run", "city_start_ms"}
+    broker = report.broker
+    if _PRIVATE in broker:
+        broker = broker.rpartition(", ")[0]
+        chance |= {"broker", "credentials", "ca"}
+    plan = {name: value for name, value in report.plan.items() if name not in chance}
     machine: dict[str, Any] = msgspec.to_builtins(report.machine)
     return {
         **dict(flat(plan)),
+        "broker": broker,
         **dict(flat(machine, "machine.")),
         "processes": str(len({part.part for part in report.parts if part.kind == "shard"})),
         "CityEye": report.version,
@@ -272,7 +279,7 @@ def _costs(report: Report) -> list[Rule]:
         return lambda one: one.cpu_us_per_msg.get(kind)
 
     each = [
-        Rule(name=f"CPU per message, {kind}", unit="us", better="lower", noise_share=0.1,
+        Rule(name=f"CPU per message, {KIND_NAMES[kind]}", unit="us", better="lower", noise_share=0.1,
              find=cpu(kind))
         for kind in report.cpu_us_per_msg
     ]  # fmt: skip

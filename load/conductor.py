@@ -72,8 +72,10 @@ class Conductor:
     async def run(self, *, shards: int, subscribers: int, stop: asyncio.Event) -> Course:
         """Play the test to its end, or to the wish to stop, which ends it in order.
 
+        So does a shard that cannot go on; without a subscriber or a store watcher the test goes on.
+
         Raises:
-            ServiceError: A part cannot prepare itself, or cannot go on.
+            ServiceError: A part cannot prepare itself.
         """
         self.started_ms = await self._crew.start(self.plan, shards=shards, subscribers=subscribers)
         course = self.course = Course(self.plan, self.started_ms)
@@ -105,7 +107,8 @@ class Conductor:
         factor = self._dial.turn(wish)
         if factor is not None:
             self._order(Order(at_ms=wall_ms() + LEAD_MS, factor=factor))
-            _log.info("rate changed", factor=round(factor, 3), rate=round(factor * self.plan.rate))
+            said = "rate changed" if factor else 'paused; r or {"pause": false} goes on'
+            _log.info(said, factor=round(factor, 3), rate=round(factor * self.plan.rate))
 
     def stop(self) -> None:
         """End the test in order; a second call does nothing."""
@@ -125,6 +128,8 @@ class Conductor:
                 if warning not in course.warnings:
                     _log.warning(warning)
             course.add(delta)
+            if delta.failed and delta.kind == "shard":
+                self.stop()
 
     async def _stop_when(self, stop: asyncio.Event) -> None:
         await stop.wait()

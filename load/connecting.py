@@ -48,12 +48,31 @@ class Access:
         Raises:
             SettingError: A file cannot be read or is not what it should be.
         """
+        self.hosts: list[str] = []
+        """Addresses of the broker, once they are found."""
         self._plan = plan
         self._own: dict[str, str] = {}
         self._credentials: Credentials | None = None
         if plan.credentials is not None:
             self._credentials = read_credentials(plan.credentials)
         self._tls = tls_context(plan.broker, plan.ca, certificate=plan.certificate, key=plan.key)
+
+    async def find(self) -> None:
+        """Look up the broker's name, once for all.
+
+        Raises:
+            BrokerError: It has no address.
+        """
+        host = self._plan.broker.host
+        try:
+            self.hosts = [str(ipaddress.ip_address(host))]
+        except ValueError:
+            loop = asyncio.get_running_loop()
+            try:
+                found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            except OSError as error:
+                raise BrokerError(f"broker {self._plan.broker}: no such host: {error}") from error
+            self.hosts = list(dict.fromkeys(str(one[4][0]) for one in found))
 
     def hello(self, device: Device, own: LoadDevice) -> bytes:
         """The CONNECT packet of a device.
@@ -127,30 +146,12 @@ class Connector:
         self._home = home
         self._specs = specs
         self._turns = turns
-        self._hosts: list[str] = []
         self._tried = 0
         self._queue: deque[LoadDevice] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pumped_s = 0.0
         self._leaving = False
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
-
-    async def find(self) -> None:
-        """Look up the broker's name, once for all.
-
-        Raises:
-            BrokerError: It has no address.
-        """
-        host = self._plan.broker.host
-        try:
-            self._hosts = [str(ipaddress.ip_address(host))]
-        except ValueError:
-            loop = asyncio.get_running_loop()
-            try:
-                found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            except OSError as error:
-                raise BrokerError(f"broker {self._plan.broker}: no such host: {error}") from error
-            self._hosts = list(dict.fromkeys(str(one[4][0]) for one in found))
 
     @property
     def busy(self) -> bool:
@@ -194,7 +195,8 @@ class Connector:
     async def _connect(self, device: LoadDevice) -> None:
         loop = asyncio.get_running_loop()
         spec = self._specs[device.number]
-        host, server = self._hosts[self._tried % len(self._hosts)], self._plan.broker
+        hosts, server = self._access.hosts, self._plan.broker
+        host = hosts[self._tried % len(hosts)]
         device.heard_at_s = loop.time()
         device.began_s = time.monotonic()
         try:

@@ -1,8 +1,11 @@
 """How a test goes: the words of all parts, added up into totals and into a series of seconds.
 
-What was said up to the end of the ramp stands in the series and in the counts, but not in the
+What happened up to the end of the ramp stands in the series and in the counts, but not in the
 latency of the totals: connecting thousands of devices is a load of its own. Only `connect`, whose
 time is the ramp, counts from the beginning.
+
+A word tells of the time since the one before it, and belongs to the phase and the second in which
+the middle of that time lies. Parts speak where a phase ends, so this parts phases to some hundredths of a second.
 """
 
 from collections import Counter
@@ -103,7 +106,7 @@ class Course:
 
     @property
     def ramp_end_ms(self) -> float:
-        """Until this instant, itself included, a word belongs to the ramp."""
+        """Until this instant, itself included, what happens belongs to the ramp."""
         return self.start_ms + self.plan.ramp_s * 1000
 
     @property
@@ -146,17 +149,19 @@ class Course:
     def add(self, delta: Delta) -> None:
         """Take in one word of one part."""
         attempt = self._attempt(delta)
-        gauge = Gauge.of(delta, max(attempt.at_ms, self.start_ms))
+        since_ms = max(attempt.at_ms, self.start_ms)
+        gauge = Gauge.of(delta, since_ms)
+        middle_ms = (min(since_ms, delta.at_ms) + delta.at_ms) / 2
         self._subscribed |= delta.kind == "subscriber"
         self.reasons.update(delta.reasons)
         for warning in delta.warnings:
             self.warn(warning)
         self._stand(attempt, delta, gauge)
         delays = {stage: HdrHistogram.decode(one) for stage, one in delta.delays.items()}
-        self._count(attempt, delta, delays)
+        self._count(attempt, delta, delays, ramping=middle_ms <= self.ramp_end_ms)
         if delta.at_ms > self.start_ms:
-            self._stretch(delta.at_ms).sums.add(delta, delays)
-            self._second(delta, delays, gauge)
+            self._stretch(middle_ms).sums.add(delta, delays)
+            self._second(middle_ms, delta, delays, gauge)
         else:
             self._sealed[delta.kind, delta.part] = gauge
 
@@ -207,9 +212,10 @@ class Course:
             attempt.busiest = max(attempt.busiest, round(gauge.cpu_share, 4))
         attempt.at_ms = max(attempt.at_ms, delta.at_ms)
 
-    def _count(self, attempt: Attempt, delta: Delta, delays: Mapping[str, HdrHistogram]) -> None:
+    def _count(
+        self, attempt: Attempt, delta: Delta, delays: Mapping[str, HdrHistogram], *, ramping: bool
+    ) -> None:
         """Into the totals; of delays before the end of the ramp, those of `connect` alone."""
-        ramping = delta.at_ms <= self.ramp_end_ms
         for sums in (self.total, attempt.sums, *(() if ramping else (self._after(delta.kind),))):
             sums.counts.update(delta.counts)
             sums.cpu_s += delta.cpu_s if delta.at_ms > self.start_ms else 0.0
@@ -232,9 +238,11 @@ class Course:
                 stretch.sums.seal()
         return self.stretches[-1]
 
-    def _second(self, delta: Delta, delays: Mapping[str, HdrHistogram], gauge: Gauge) -> None:
+    def _second(
+        self, middle_ms: float, delta: Delta, delays: Mapping[str, HdrHistogram], gauge: Gauge
+    ) -> None:
         """Into the series."""
-        index = int((delta.at_ms - self.start_ms) // (1000 * self._width_s))
+        index = int((middle_ms - self.start_ms) // (1000 * self._width_s))
         newest = index >= max(self._moments, default=-1)
         moment = self._moments.setdefault(index, Moment())
         moment.add(delta, delays, gauge)

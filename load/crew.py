@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from load.figures import Delta
-from load.line import Line
 from load.plan import LoadPlan, Order
 
 
@@ -21,8 +20,7 @@ class Crew(Protocol):
     def words(self) -> AsyncIterator[Delta]:
         """Every word of every part, in order per part, until all have said their last.
 
-        Raises:
-            ServiceError: A part ended before its time.
+        A part that ends before its time has said a word that it `failed`; the others go on.
         """
 
     def order(self, order: Order) -> None:
@@ -30,10 +28,3 @@ class Crew(Protocol):
 
     async def close(self) -> None:
         """End every part, whatever it is doing."""
-
-
-class Opening(Line, Protocol):
-    """A line before the test begins."""
-
-    async def begin(self) -> int:
-        """Say that the part is prepared; the instant at which the test begins [ms]."""

@@ -20,6 +20,15 @@ DIGITS: Final = 3
 _SUBS: Final = 2048
 """HdrHistogram's linear counts per bucket at three digits."""
 
+LATE_P99_MS: Final = 20.0
+"""A generator that is later than this with one message in a hundred distorts what it measures."""
+
+BUSY: Final = 0.9
+"""A process that uses more of its core than this has nothing in reserve."""
+
+BOTTLENECK: Final = "the generator was the bottleneck"
+"""How the warning begins that says so."""
+
 PartKind = Literal["shard", "subscriber", "store", "broker"]
 
 STAGES: Final = ("lateness", "connect", "ack", "subscriber", "store", "alarm")
@@ -129,3 +138,5 @@ class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What people should know."""
     last: bool = False
     """Whether the part ends with this word."""
+    failed: bool = False
+    """Said in place of a part that ended before its time, and with which nobody goes on."""

@@ -20,6 +20,7 @@ import msgspec
 from city.documents import suggestion
 from city.errors import SettingError
 from city.settings import seconds_in
+from load.figures import BUSY, LATE_P99_MS
 
 BOUNDED: Final = ("ack", "subscriber", "store", "alarm")
 """Stages of `load.figures.STAGES` whose p99 can be bound."""
@@ -27,10 +28,6 @@ BOUNDED: Final = ("ack", "subscriber", "store", "alarm")
 ACK_MS: Final = 1_000.0
 """Default bound of the acknowledgement: a device that measures once a second then has no more than
 one message on its way."""
-
-LATE_MS: Final = 20.0
-BUSY: Final = 0.9
-"""A generator later or busier than this measures itself."""
 
 _BACK_OFF: Final = 0.9
 """Recovering runs at this share of the highest rate held."""
@@ -482,7 +479,7 @@ def _step(
 
 def _culprit(step: Step) -> Culprit:
     """Who gave out in a broken step; only who measures itself can be ruled out."""
-    if step.lateness_p99_ms > LATE_MS or step.generator_cpu > BUSY:
+    if step.lateness_p99_ms > LATE_P99_MS or step.generator_cpu > BUSY:
         return "generator"
     return "subscriber" if step.subscriber_cpu > BUSY else "system"
 

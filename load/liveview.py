@@ -13,12 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from load.course import Course
-from load.figures import STAGES
+from load.figures import BUSY, STAGES
 from load.percentiles import Latency
 from load.plan import LoadPlan
-from load.report import BUSY
 from load.series import Point
-from load.verdict import STAGE_NAMES, shown_ms
+from load.verdict import KIND_NAMES, STAGE_NAMES, shown_ms
 
 _log = structlog.get_logger(__name__)
 
@@ -171,7 +170,10 @@ def _cores(newest: Point) -> Text:
     shown = Text()
     for kind, cores in newest.stand.cpu.items():
         busy = newest.stand.busiest[kind] > BUSY
-        shown.append(f"{', ' if shown else ''}{kind} {cores:.0%}", style="bold red" if busy else "")
+        shown.append(
+            f"{', ' if shown else ''}{KIND_NAMES[kind]} {cores:.0%}",
+            style="bold red" if busy else "",
+        )
     return shown.append(" of a core") if shown else shown
 
 

@@ -61,6 +61,13 @@ class Pace:
         planned = self._start_ms + self._legs[-1].from_ms
         return planned if self._stop_ms is None else min(planned, self._stop_ms)
 
+    def turn_after(self, wall_ms: int) -> float:
+        """The next instant on the wall at which a phase begins or the last one ends; else infinity."""
+        place = bisect_right(self._leg_begins, max(0, wall_ms - self._start_ms))
+        if wall_ms >= self.end_ms or place == len(self._leg_begins):
+            return inf
+        return min(self._start_ms + self._leg_begins[place], self.end_ms)
+
     def follow(self, orders: Iterable[Order]) -> None:
         """Bend as ordered; what lies before an order's instant stays as it was."""
         changed_ms: int | None = None

@@ -3,11 +3,12 @@
 from html import escape
 from typing import Final
 
+from load.figures import BUSY
 from load.pagestyle import framed, named, plotted, tabled
 from load.percentiles import Latency
 from load.plots import draw
-from load.report import BUSY, Report
-from load.verdict import STAGE_NAMES, flat, shown_ms, verdict
+from load.report import Report
+from load.verdict import KIND_NAMES, STAGE_NAMES, flat, shown_ms, verdict
 
 _DASH: Final = "–"
 
@@ -56,7 +57,7 @@ def _tiles(report: Report) -> str:
             if stage != "connect"
         ),
         *(
-            (f"CPU per message, {kind}", f"{cost:.3g} µs", False)
+            (f"CPU per message, {KIND_NAMES[kind]}", f"{cost:.3g} µs", False)
             for kind, cost in report.cpu_us_per_msg.items()
         ),
         ("busiest generator, of a core", f"{busiest:.0%}", busiest > BUSY),
@@ -144,7 +145,8 @@ def _trouble(report: Report) -> str:
 def _parts(report: Report) -> str:
     rows = [
         [
-            f"{part.kind} {part.part}" + (f" ({part.attempt})" if part.attempt else ""),
+            f"{KIND_NAMES[part.kind]} {part.part}"
+            + (f" ({part.attempt})" if part.attempt else ""),
             f"{part.connected:,}", f"{part.counts.get('sent', 0):,}",
             f"{part.counts.get('acked', 0):,}", f"{part.counts.get('received', 0):,}",
             f"{part.cpu_share:.0%}", f"{part.cpu_share_most:.0%}", f"{part.rss_mb:,.0f} MB",

@@ -24,7 +24,7 @@ from bokeh.plotting import figure
 from load.percentiles import distribution
 from load.report import Report
 from load.series import Series, thinned
-from load.verdict import STAGE_NAMES
+from load.verdict import KIND_NAMES, STAGE_NAMES
 
 POINTS_MAX: Final = 1_000
 """A plot is no wider than that on most screens."""
@@ -41,9 +41,6 @@ GREY: Final = "#8b94a0"
 _STAGE_COLOURS: Final = {
     "lateness": GREY, "connect": TEAL, "ack": GREEN, "subscriber": PURPLE, "store": ORANGE,
     "alarm": RED,
-}  # fmt: skip
-_KIND_NAMES: Final = {
-    "shard": "generator", "subscriber": "subscriber", "store": "store watcher", "broker": "broker",
 }  # fmt: skip
 _KIND_COLOURS: Final = {"shard": BLUE, "subscriber": PURPLE, "store": ORANGE, "broker": GREEN}
 _HEIGHT: Final = 280
@@ -247,7 +244,7 @@ def _cpu(series: Series) -> Plot:
             "process cannot use more than one."
         ),
         curves=tuple(
-            Curve(name=_KIND_NAMES.get(kind, kind), colour=_KIND_COLOURS.get(kind, GREY),
+            Curve(name=KIND_NAMES[kind], colour=_KIND_COLOURS.get(kind, GREY),
                   values=column)
             for kind, column in series.cpu.items()
         ),

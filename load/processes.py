@@ -5,19 +5,25 @@ its words lines of JSON on standard output. A part whose input ends has lost its
 """
 
 import asyncio
+import logging
 import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from functools import cache
+from typing import Any, Final, NoReturn
 
 import msgspec
+import structlog
 import uvloop
 
 from city.clock import wall_ms
 from city.errors import CityEyeError, ServiceError
 from load.figures import Delta, PartKind
+from load.line import said_for
 from load.plan import LoadPlan, Order, Part, Resume
+
+_log = structlog.get_logger(__name__)
 
 _PREPARE_TIMEOUT_S: Final = 300.0
 _END_TIMEOUT_S: Final = 20.0
@@ -70,6 +76,14 @@ class Word(msgspec.Struct, tag=True, frozen=True):
     delta: Delta
 
 
+class Logged(msgspec.Struct, tag=True, frozen=True):
+    """A line for the log of the conductor, whose live view stays in one piece by that."""
+
+    level: str
+    event: str
+    facts: dict[str, str]
+
+
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """The part cannot go on; `status` is the exit status that belongs to the reason."""
 
@@ -80,8 +94,8 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 _DOWN: Final[msgspec.json.Decoder[Job | Begin | Ordered]] = msgspec.json.Decoder(
     Job | Begin | Ordered, dec_hook=lambda kind, value: kind(value)
 )
-_UP: Final[msgspec.json.Decoder[Prepared | Word | Failed]] = msgspec.json.Decoder(
-    Prepared | Word | Failed
+_UP: Final[msgspec.json.Decoder[Prepared | Word | Logged | Failed]] = msgspec.json.Decoder(
+    Prepared | Word | Logged | Failed
 )
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 """Paths are text on the way."""
@@ -104,7 +118,7 @@ class Processes:
     def __init__(self, *, store: Login | None = None) -> None:
         self._store = store
         self._running: list[_Seat] = []
-        self._words: asyncio.Queue[Delta | PartError | None] = asyncio.Queue()
+        self._words: asyncio.Queue[Delta | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._orders: list[Order] = []
         self._start_ms = 0
@@ -121,9 +135,15 @@ class Processes:
             wanted.append(Job("store", plan, 0, 1, self._store))
         for job in wanted:
             self._running.append(_Seat(job, await _Child.begin(job)))
-        async with asyncio.timeout(_PREPARE_TIMEOUT_S):
-            for seat in self._running:
-                await seat.child.prepared()
+        try:
+            async with asyncio.timeout(_PREPARE_TIMEOUT_S):
+                for seat in self._running:
+                    await seat.child.prepared()
+        except TimeoutError as error:
+            raise PartError(
+                f"not every part was prepared within {_PREPARE_TIMEOUT_S:.0f} s; is the machine "
+                "busy? ask for fewer --devices or --processes"
+            ) from error
         self._start_ms = wall_ms() + _LEAD_MS
         for seat in self._running:
             seat.child.send(Begin(self._start_ms))
@@ -131,16 +151,10 @@ class Processes:
         return self._start_ms
 
     async def words(self) -> AsyncIterator[Delta]:
-        """Every word of every part, until all have said their last.
-
-        Raises:
-            PartError: A part said that it cannot go on, or a shard died again and again.
-        """
+        """Every word of every part, until all have said their last, or failed."""
         talking = len(self._running)
         while talking:
             word = await self._words.get()
-            if isinstance(word, PartError):
-                raise word
             if word is None:
                 talking -= 1
             else:
@@ -156,6 +170,7 @@ class Processes:
         """End every process: those that do not by themselves are killed."""
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(seat.child.end() for seat in self._running))
 
     async def _hear(self, seat: "_Seat") -> None:
@@ -163,31 +178,33 @@ class Processes:
             while not await self._heard_out(seat):
                 await self._again(seat)
         except PartError as failure:
-            self._words.put_nowait(failure)
-        else:
-            self._words.put_nowait(None)
+            warning = f"{failure}; its part of the figures ends there"
+            self._words.put_nowait(said_for(seat.word, warning, failed=True))
+        self._words.put_nowait(None)
 
     async def _heard_out(self, seat: "_Seat") -> bool:
         """Take the words of a process until it ends; whether it has said its last."""
         while (word := await seat.child.word()) is not None:
-            if seat.job.kind == "shard":
-                seat.complete_ms = max(seat.complete_ms, word.complete_ms)
+            seat.word = word
+            seat.complete_ms = max(seat.complete_ms, word.complete_ms)
             self._words.put_nowait(word)
             if word.last:
                 return True
         return False
 
     async def _again(self, seat: "_Seat") -> None:
-        """Another process for a shard that died; a word that says so for all parts."""
+        """Another process for a shard that died, and a word that says so.
+
+        Raises:
+            PartError: It is no shard, or died too often.
+        """
         seat.attempts += 1
         why = f"{seat.child.name} died in the middle of the test"
         again = seat.job.kind == "shard" and seat.attempts < _ATTEMPTS_MAX
         if not again:
             raise PartError(why)
         warning = f"{why} and was started again; it sends anew what was not acknowledged"
-        self._words.put_nowait(
-            Delta(kind="shard", part=seat.job.number, at_ms=wall_ms(), warnings=(warning,))
-        )
+        self._words.put_nowait(said_for(seat.word, warning))
         resume = Resume(max(seat.complete_ms, self._start_ms), tuple(self._orders))
         seat.child = await _Child.begin(msgspec.structs.replace(seat.job, resume=resume))
         await seat.child.prepared()
@@ -203,6 +220,8 @@ class _Seat:
         self.job = job
         self.child = child
         self.attempts = 1
+        self.word = Delta(kind=job.kind, part=job.number, at_ms=0)
+        """The last one that was heard."""
         self.complete_ms = 0
 
 
@@ -257,14 +276,20 @@ class _Child:
             await self._process.wait()
 
     async def _said(self) -> Prepared | Word | None:
+        while (line := await self._line()).endswith(b"\n"):
+            said = _UP.decode(line)
+            if isinstance(said, Failed):
+                raise PartError(f"{self.name}: {said.why}", status=said.status)
+            if not isinstance(said, Logged):
+                return said
+            level = logging.getLevelNamesMapping()[said.level.upper()]
+            _log.log(level, said.event, part=self.name, **said.facts)
+        return None
+
+    async def _line(self) -> bytes:
+        """One line; what a process that dies leaves unfinished has no end."""
         reader = self._process.stdout
-        line = b"" if reader is None else await reader.readline()
-        if not line:
-            return None
-        said = _UP.decode(line)
-        if isinstance(said, Failed):
-            raise PartError(f"{self.name}: {said.why}", status=said.status)
-        return said
+        return b"" if reader is None else await reader.readline()
 
 
 class _Line:
@@ -305,17 +330,43 @@ class _Line:
                 self._orders.append(said.order)
 
 
-def _write(message: Prepared | Word | Failed) -> None:
+def _write(message: Prepared | Word | Logged | Failed) -> None:
     data = _encode(message) + b"\n"
     while data:
-        data = data[os.write(sys.stdout.fileno(), data) :]
+        data = data[os.write(_upward(), data) :]
+
+
+@cache
+def _upward() -> int:
+    """Where words go; what anything else prints goes to standard error from now on."""
+    words = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return words
+
+
+def _log_upward() -> None:
+    """Let the conductor log what is logged here."""
+
+    def hand_on(_: object, level: str, event: structlog.typing.EventDict) -> NoReturn:
+        what = str(event.pop("event"))
+        _write(Logged(level, what, {name: str(value) for name, value in event.items()}))
+        raise structlog.DropEvent
+
+    structlog.configure(
+        processors=[hand_on],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
 
 
 async def _work() -> None:
     """One part, from its job to its last word, or to the end of its input."""
     line = _Line()
     listening = asyncio.create_task(line.listen(), name="orders")
-    job = await line.job
+    either: list[asyncio.Future[Any]] = [listening, line.job]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not line.job.done():
+        return
+    job = line.job.result()
     playing = asyncio.create_task(_play(job, line), name=job.kind)
     await asyncio.wait([listening, playing], return_when=asyncio.FIRST_COMPLETED)
     if not playing.done():
@@ -351,8 +402,12 @@ async def _play(job: Job, line: _Line) -> None:
 
 def main() -> None:
     """The process of a part."""
+    _upward()
+    _log_upward()
     try:
         uvloop.run(_work())
+    except* ConnectionError:
+        sys.exit(1)  # the conductor is gone, and with it whoever would read why
     except* CityEyeError as errors:
         first = errors.exceptions[0]
         status = first.exit_status if isinstance(first, CityEyeError) else 1

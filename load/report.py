@@ -10,6 +10,7 @@ import msgspec
 
 from city.errors import DocumentError, ServiceError
 from load.course import DRAIN, Attempt, Course, Stretch
+from load.figures import BOTTLENECK, BUSY, LATE_P99_MS
 from load.machine import Machine, this_machine
 from load.percentiles import Latency
 from load.plan import LoadPlan
@@ -17,11 +18,6 @@ from load.series import Series
 
 FORMAT: Final = 1
 """Raised when an older CityEye could no longer read the file."""
-
-LATE_P99_MS: Final = 20.0
-"""A generator that is later than this with one message in a hundred distorts what it measures."""
-BUSY: Final = 0.9
-"""A generator that uses more of its core than this has nothing in reserve."""
 
 _HIDDEN: Final = "(set)"
 _FAULTS: Final = {
@@ -38,8 +34,8 @@ _FAULTS: Final = {
 class PhaseFigures(msgspec.Struct, kw_only=True):
     """One phase by itself; the ramp and the drain after the last phase are phases too.
 
-    `lost`: what was acknowledged in it and never received; exact to the second in which it was
-    told. Latency here is by the second in which it was told.
+    What was sent and measured in it, to some hundredths of a second. `lost`: what was acknowledged
+    in it and never received, to the second.
     """
 
     name: str
@@ -145,6 +141,19 @@ class Report(msgspec.Struct, kw_only=True):
         return msgspec.json.encode(self)
 
     @property
+    def fulfilled(self) -> bool:
+        """Whether the test did what it was for.
+
+        A search goes beyond the limit on purpose, and what was lost there is no failure of it: some
+        rate was held, by all devices, and every part told its figures to the end.
+        """
+        if self.knee is None:
+            return self.complete
+        ended = {(part.kind, part.part): part.ended for part in self.parts}
+        held = self.knee.get("rate") is not None
+        return held and self.connected >= self.devices and all(ended.values())
+
+    @property
     def generator_limited(self) -> bool:
         """Whether the generator had no reserve, so that the figures are of it and not the broker."""
         late = self.lateness_ms is not None and self.lateness_ms.p99 > LATE_P99_MS
@@ -193,7 +202,7 @@ def report_of(
         sent=counts["sent"],
         acked=counts["acked"],
         received=counts["received"],
-        lost=None if counts["unread_possible"] else course.lost,
+        lost=None if unread else course.lost,
         unread=unread,
         repeated=counts["repeated"],
         out_of_order=counts["out_of_order"],
@@ -234,7 +243,10 @@ def read_report(path: Path) -> Report:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DocumentError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DocumentError(
+            f"{path}: cannot be read: {error.strerror}; give the folder, or the JSON file in it, "
+            "that `cityeye load` wrote"
+        ) from error
     try:
         head = msgspec.json.decode(data, type=_Head)
     except msgspec.DecodeError as error:
@@ -430,23 +442,31 @@ def _complete(report: Report, *, verified: bool) -> bool:
 def _own_warnings(report: Report) -> list[str]:
     """What the sums show that no part could know."""
     said = []
-    if report.generator_limited:
+    newest = {(part.kind, part.part): part for part in report.parts}
+    died = [part for part in report.parts if part is not newest[part.kind, part.part]]
+    known = any(BOTTLENECK in warning for warning in report.warnings)
+    if report.generator_limited and not died and not known:
         late = report.lateness_ms.p99 if report.lateness_ms else 0.0
+        busiest = max((one.cpu_share for one in report.parts if one.kind == "shard"), default=0.0)
         said.append(
-            f"the generator was at its own limit (late by {late:g} ms at p99): what it measured "
-            "holds at least; use more --processes or machines for the truth"
+            f"{BOTTLENECK}: over the whole test its messages left {late:.0f} ms late (p99) and a "
+            f"process of it used {busiest:.0%} of a core; delays and rates are partly its own; "
+            "divide the devices among more processes (--processes) or machines"
         )
     if report.connected < report.devices:
         said.append(
             f"only {report.connected:,} of {report.devices:,} devices were online at once; see "
             "'refused' for the reasons"
         )
-    newest = {(part.kind, part.part): part for part in report.parts}
-    for part in report.parts:
-        if part is not newest[part.kind, part.part]:
-            said.append(
-                f"{part.kind} {part.part} died after {part.lasted_s:,.0f} s; another went on"
-            )
-        elif not part.ended:
-            said.append(f"{part.kind} {part.part} ended without its last word")
+    said += [
+        f"{part.kind} {part.part} died after {part.lasted_s:,.0f} s and another went on: lateness "
+        "and delays have that gap in them; sent, acked and injected faults leave out what it did "
+        "after its last word, and count twice what was done again; lost is exact"
+        for part in died
+    ]
+    said += [
+        f"{part.kind} {part.part} ended without its last word"
+        for part in newest.values()
+        if not part.ended
+    ]
     return said

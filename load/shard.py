@@ -20,12 +20,11 @@ from load.device import LoadDevice
 from load.faults import FaultLots
 from load.fleet import Fleet
 from load.joining import Joined, Joining
-from load.line import Line
+from load.line import Line, begun
 from load.pace import Pace
 from load.payloads import Speaker
 from load.plan import LoadPlan, Part
 from load.storm import Cuts
-from load.teller import begun
 from load.words import Words
 from sensors.engine import CityEngine
 
@@ -49,6 +48,7 @@ async def play_shard(plan: LoadPlan, part: Part, line: Line) -> None:
     """
     empty_bytes = psutil.Process().memory_info().rss
     stage = await asyncio.to_thread(_Stage.of, plan, part)
+    await stage.access.find()
     part = await begun(part, line)
     shard = Shard(plan, part, line, stage, empty_bytes=empty_bytes)
     with _frozen():
@@ -126,8 +126,9 @@ class Shard:
             plan, stage.engine, self._pace, stage.joined,
             start_ms=part.start_ms, since_ms=since_ms if part.resume else 0,
         )  # fmt: skip
+        none = np.empty(0, dtype=np.int64)
         self._index, turns, after_ms = (
-            np.concatenate([getattr(own, name) for own in stage.joined])
+            np.concatenate([none, *(getattr(own, name) for own in stage.joined)])
             for name in ("index", "turns", "after_ms")
         )
         self._fleet = Fleet(plan, FaultLots(plan.faults, plan.seed), complete_ms=since_ms)
@@ -138,11 +139,12 @@ class Shard:
         self._fleet.settle_in(devices, self._index, self._connector)
         order = np.argsort(after_ms, kind="stable")
         self._joining = deque(zip(after_ms[order].tolist(), order.tolist(), strict=True))
-        self._words = Words(part, self._fleet, line, empty_bytes=empty_bytes, ramp_s=plan.ramp_s)
+        self._words = Words(
+            part, self._fleet, line, self._pace, empty_bytes=empty_bytes, ramp_s=plan.ramp_s
+        )
 
     async def begin(self) -> None:
-        """Prepare the last things, say that we are there, and wait for the beginning."""
-        await self._connector.find()
+        """Say that we are there, and wait for the beginning."""
         self._words.tell()
         wait_s = (self._part.start_ms - time.time_ns() / 1e6) / 1000
         await asyncio.sleep(max(0.0, wait_s))

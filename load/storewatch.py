@@ -24,10 +24,10 @@ from city.clock import wall_ms
 from city.errors import SettingError, StoreError
 from ingest.influxhttp import Series, quoted
 from ingest.storeurl import open_store
-from load.line import Line
+from load.line import Line, begun
 from load.pace import Pace
 from load.plan import LoadPlan, Part
-from load.teller import Teller, begun
+from load.teller import Teller
 
 _log = structlog.get_logger(__name__)
 
@@ -193,7 +193,7 @@ class Watch:
                 await asyncio.sleep(await self._look(eye))
                 if orders := line.heard():
                     pace.follow(orders)
-                if self._teller.due:
+                if self._teller.is_due(pace):
                     self._teller.tell({})
         finally:
             self._teller.tell({}, last=True)
@@ -225,8 +225,8 @@ class Watch:
         if behind:
             self._teller.warn(
                 f"{after_s:.0f} s after the end the last readings of {behind} of {len(eye.seen_ms)} "
-                f"watched devices could not be read in {self._store.name}; does `cityeye ingest` "
-                "work with this broker and this store, and keep up?"
+                f"watched devices could not be read in {self._store.name}; does `cityeye ingest "
+                "--every-city` work with this broker and this store, and keep up?"
             )
         return True
 

@@ -24,12 +24,12 @@ from broker.topics import Channel, alarm_filter, device_filter, device_topic
 from city.clock import wall_ms
 from city.errors import BrokerError, SettingError
 from load.desk import Desk, Drops
-from load.figures import Delays
-from load.line import Line
+from load.figures import BUSY, Delays
+from load.line import Line, begun
 from load.pace import Pace
 from load.payloads import Reader, Speaker, Template
 from load.plan import LoadPlan, Part
-from load.teller import WORD_S, Teller, begun
+from load.teller import WORD_S, Teller
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +44,6 @@ _QUIET_S: Final = 2.0
 _LONG_QUIET_S: Final = 17.0
 """The same while numbers are missing: devices that lost their connection wait 15 s at most."""
 _SLOW_S: Final = 1.0
-_BUSY: Final = 0.9
 _SLOW_WORDS: Final = 3
 _SAMPLE: Final = 500
 _WORST: Final = 3
@@ -60,7 +59,7 @@ class Slowness:
 
     def look(self, delay_s: float, busy: float) -> bool:
         """Take the median delay of the last second and the share of a core; True once."""
-        grows = delay_s > self._before_s and busy > _BUSY
+        grows = delay_s > self._before_s and busy > BUSY
         self._words = self._words + 1 if grows else 0
         self._before_s = max(delay_s, _SLOW_S)
         if self._said or self._words < _SLOW_WORDS:
@@ -98,7 +97,7 @@ class Watch:
                     pace.follow(orders)
                 self._look_at(session, before=connections)
                 connections = session.connections
-                if self._teller.due:
+                if self._teller.is_due(pace):
                     self._tell()
         finally:
             self._conclude()

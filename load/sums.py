@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from hdrh.histogram import HdrHistogram
 
-from load.figures import Delta, histogram
+from load.figures import STAGES, Delta, histogram
 from load.percentiles import Latency, latency_of
 
 
@@ -47,12 +47,14 @@ class Sums:
         self._open = {}
 
     def latency(self) -> dict[str, Latency]:
-        """How long each stage took."""
-        return self._latency | self._opened_latency()
+        """How long each stage took, in the order of `STAGES`."""
+        known = self._latency | self._opened_latency()
+        return {stage: known[stage] for stage in STAGES if stage in known}
 
     def encoded(self) -> dict[str, bytes]:
-        """The histograms in HdrHistogram's own encoding (V2, compressed, base 64)."""
-        return self._sealed | {stage: delays.encode() for stage, delays in self._open.items()}
+        """The histograms in HdrHistogram's own encoding (V2, compressed, base 64), likewise."""
+        known = self._sealed | {stage: delays.encode() for stage, delays in self._open.items()}
+        return {stage: known[stage] for stage in STAGES if stage in known}
 
     def _opened(self, stage: str) -> HdrHistogram:
         if stage not in self._open:

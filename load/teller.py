@@ -2,29 +2,17 @@
 
 import time
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
-import msgspec
 import psutil
 
 from city.clock import wall_ms
-from load.crew import Opening
 from load.figures import Delays, Delta, PartKind
 from load.line import Line
-from load.plan import Part
+from load.pace import Pace
 
 WORD_S: Final = 1.0
 """A part speaks so often."""
-
-
-async def begun(part: Part, line: Line) -> Part:
-    """The part with the instant of the beginning, once the part is prepared.
-
-    A part whose instant is 0 asks for it on its line, which is an `Opening` then.
-    """
-    if part.start_ms:
-        return part
-    return msgspec.structs.replace(part, start_ms=await cast("Opening", line).begin())
 
 
 class Teller:
@@ -42,13 +30,14 @@ class Teller:
         self._process = psutil.Process()
         self._told: dict[str, int] = {}
         self._told_at_s = time.monotonic()
+        self._told_ms = wall_ms()
         self._cpu_s = time.process_time()
         self._warnings: list[str] = []
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for a word."""
-        return time.monotonic() >= self._told_at_s + WORD_S
+    def is_due(self, pace: Pace) -> bool:
+        """Whether it is time for a word: a second has passed since the last one, or a phase ended."""
+        passed = time.monotonic() >= self._told_at_s + WORD_S
+        return passed or wall_ms() >= pace.turn_after(self._told_ms)
 
     def warn(self, text: str) -> None:
         """Say this with the next word."""
@@ -59,11 +48,11 @@ class Teller:
         now_s, cpu_s = time.monotonic(), time.process_time()
         used_s, self.span_s = cpu_s - self._cpu_s, max(1e-3, now_s - self._told_at_s)
         self.busy = used_s / self.span_s
-        self._told_at_s, self._cpu_s = now_s, cpu_s
+        self._told_at_s, self._told_ms, self._cpu_s = now_s, wall_ms(), cpu_s
         delta = Delta(
             kind=self._kind,
             part=self._number,
-            at_ms=wall_ms(),
+            at_ms=self._told_ms,
             counts=self._grown(totals),
             delays=self.delays.look(),
             cpu_s=used_s,

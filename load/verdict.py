@@ -65,9 +65,8 @@ def _where_time_went(report: Report) -> list[str]:
     ]
     if not reached:
         return []
-    late = f" left {shown_ms(report.lateness_ms.p99)} late" if report.lateness_ms else ""
-    said = f"At the 99th percentile a message{late}{' and' if late else ''} "
-    return [said + listed(reached) + "."]
+    late = [f"left {shown_ms(report.lateness_ms.p99)} late"] if report.lateness_ms else []
+    return [f"At the 99th percentile a message {listed([*late, *reached])}."]
 
 
 def listed(words: Sequence[str]) -> str:
@@ -91,6 +90,12 @@ STAGE_NAMES: Final = {
     "alarm": "alarm raised",
 }
 """What stages are called for people."""
+
+
+KIND_NAMES: Final = {
+    "shard": "generator", "subscriber": "subscriber", "store": "store watcher", "broker": "broker",
+}  # fmt: skip
+"""What kinds of parts are called for people."""
 
 
 def lines(report: Report) -> list[tuple[str, str]]:
@@ -163,7 +168,7 @@ def _late(report: Report) -> str:
 
 
 def _costs(report: Report) -> str:
-    each = [f"{cost:.3g} us of CPU per message ({kind})" for kind, cost in
+    each = [f"{cost:.3g} us of CPU per message ({KIND_NAMES[kind]})" for kind, cost in
             report.cpu_us_per_msg.items()]  # fmt: skip
     if report.rss_kb_per_device is not None:
         each.append(f"{report.rss_kb_per_device:,.3g} KB per device")
@@ -171,7 +176,10 @@ def _costs(report: Report) -> str:
 
 
 def _cores(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {share:.0%} of a core" for name, share in shares.items())
+    each = ((name.partition(" "), share) for name, share in shares.items())
+    return ", ".join(
+        f"{KIND_NAMES[kind]} {n} {share:.0%} of a core" for (kind, _, n), share in each
+    )
 
 
 def _counted(counts: Mapping[str, int]) -> str:

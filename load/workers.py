@@ -17,12 +17,12 @@ import msgspec
 import uvloop
 from distributed import Client, Future, KilledWorker, secede
 
-from city.clock import wall_ms
 from city.errors import CityEyeError, SettingError
 from city.settings import resolve
 from load.cluster import workers_of
 from load.crew import Crew
 from load.figures import Delta
+from load.line import said_for
 from load.plan import LoadPlan, Order, Part, Resume
 from load.post import Desk, Letter, Office
 from load.processes import Begin, Failed, Job, Ordered, PartError, Prepared, Word
@@ -57,8 +57,8 @@ class Workers:
         self._shards: list[_Shard] = []
         self._orders: list[Order] = []
         self._start_ms = 0
-        self._words: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue()
-        """None: everything nearby, or one shard, has said its last."""
+        self._words: asyncio.Queue[Delta | None] = asyncio.Queue()
+        """None: everything nearby, or one shard, has said its last, or failed."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, plan: LoadPlan, *, shards: int, subscribers: int) -> int:
@@ -80,23 +80,17 @@ class Workers:
             self._shards[-1].watch = self._run(self._watch(self._shards[-1]), f"shard {number}")
         self._run(self._hear(office), "words of workers")
         await self._all_prepared()
-        nearby_ms = await self._near.start(plan, shards=0, subscribers=subscribers)
-        self._start_ms = nearby_ms + _allowance_ms(plan, shards)
+        self._start_ms = await self._near.start(plan, shards=0, subscribers=subscribers)
+        self._all_well()
         office.write(_encode(Begin(self._start_ms)))
         self._run(self._hear_nearby(), "words from nearby")
         return self._start_ms
 
     async def words(self) -> AsyncIterator[Delta]:
-        """Every word of every part, until all have said their last.
-
-        Raises:
-            PartError: A part said that it cannot go on, or lost worker after worker.
-        """
+        """Every word of every part, until all have said their last, or failed."""
         talking = 1 + len(self._shards)
         while talking:
             word = await self._words.get()
-            if isinstance(word, BaseException):
-                raise word
             if word is None:
                 talking -= 1
             else:
@@ -128,25 +122,31 @@ class Workers:
         return self._tasks[-1]
 
     async def _all_prepared(self) -> None:
-        """Wait for every shard, or for the first that fails."""
+        """Wait for every shard, or for the first that fails.
+
+        Raises:
+            PartError: One cannot prepare itself.
+        """
         try:
             async with asyncio.timeout(_PREPARE_S):
                 for shard in self._shards:
                     await shard.prepared.wait()
-        except TimeoutError:
-            self._fail(PartError(f"not every shard was prepared within {_PREPARE_S:.0f} s"))
+                    self._all_well()
+        except TimeoutError as error:
+            raise PartError(
+                f"not every shard was prepared within {_PREPARE_S:.0f} s; are the workers busy?"
+            ) from error
+
+    def _all_well(self) -> None:
+        """Raise what a shard failed of before the test began."""
         for shard in self._shards:
             if shard.failure is not None:
                 raise shard.failure
 
     async def _hear_nearby(self) -> None:
-        try:
-            async for word in self._near.words():
-                self._words.put_nowait(word)
-        except CityEyeError as error:
-            self._words.put_nowait(error)
-        else:
-            self._words.put_nowait(None)
+        async for word in self._near.words():
+            self._words.put_nowait(word)
+        self._words.put_nowait(None)
 
     async def _hear(self, office: Office) -> None:
         async for letter in office.letters():
@@ -156,7 +156,7 @@ class Workers:
                 continue
             said = _UP.decode(letter.body)
             if isinstance(said, Failed):
-                self._fail(PartError(f"{shard.name}: {said.why}", status=said.status), shard)
+                self._fail(shard, PartError(f"{shard.name}: {said.why}", status=said.status))
             elif isinstance(said, Word):
                 self._take(shard, said.delta)
             else:
@@ -169,8 +169,7 @@ class Workers:
         job = shard.job
         if shard.attempt not in {None, letter.attempt} and self._start_ms:
             warning = f"{shard.name} lost its worker and runs again on another one"
-            told = Delta(kind="shard", part=job.number, at_ms=wall_ms(), warnings=(warning,))
-            self._words.put_nowait(told)
+            self._words.put_nowait(said_for(shard.word, warning))
         shard.attempt = letter.attempt
         if self._start_ms:
             resume = Resume(max(shard.complete_ms, self._start_ms), tuple(self._orders))
@@ -178,6 +177,7 @@ class Workers:
         office.write(_encode(job), to=[job.number])
 
     def _take(self, shard: "_Shard", delta: Delta) -> None:
+        shard.word = delta
         shard.complete_ms = max(shard.complete_ms, delta.complete_ms)
         self._words.put_nowait(delta)
         if delta.last and not shard.ended.is_set():
@@ -200,14 +200,16 @@ class Workers:
             why = f"{shard.name}: {type(error).__name__}: {error}"
         else:
             return
-        self._fail(PartError(why), shard)
+        self._fail(shard, PartError(why))
 
-    def _fail(self, failure: PartError, *shards: "_Shard") -> None:
-        """Tell whoever waits that these shards, or all, do not go on."""
-        for shard in shards or self._shards:
-            shard.failure = shard.failure or failure
-            shard.prepared.set()
-        self._words.put_nowait(failure)
+    def _fail(self, shard: "_Shard", failure: PartError) -> None:
+        """Tell whoever waits that the shard does not go on."""
+        shard.prepared.set()
+        if shard.failure is None and not shard.ended.is_set():
+            warning = f"{failure}; its part of the figures ends there"
+            self._words.put_nowait(said_for(shard.word, warning, failed=True))
+            self._words.put_nowait(None)
+            shard.failure = failure
 
 
 class _Shard:
@@ -220,6 +222,8 @@ class _Shard:
         self.watch: asyncio.Task[None] | None = None
         """Ends with the task."""
         self.attempt: str | None = None
+        self.word = Delta(kind=job.kind, part=job.number, at_ms=0)
+        """The last one that was heard."""
         self.complete_ms = 0
         self.failure: PartError | None = None
         self.prepared = asyncio.Event()
@@ -235,11 +239,6 @@ def _sendable(plan: LoadPlan) -> LoadPlan:
     if plan.password is not None:
         changes["password"] = _FROM_ENVIRONMENT
     return msgspec.structs.replace(plan, **changes)
-
-
-def _allowance_ms(plan: LoadPlan, shards: int) -> int:
-    """How long shards may prepare themselves between the word and the beginning."""
-    return 1_000 + plan.devices // shards // 5
 
 
 def _submitted(client: Client, errand: str, number: int, worker: str) -> Future:
@@ -267,7 +266,7 @@ async def _play(desk: Desk) -> None:
         while not isinstance(job := _DOWN.decode(await desk.ask()), Job):
             pass
         line = _Line(desk)
-        part = Part(job.number, job.of, await line.begin(), job.resume)
+        part = Part(job.number, job.of, 0, job.resume)
         await play_shard(_with_password(job.plan, desk.worker), part, line)
     except* ConnectionError:
         pass

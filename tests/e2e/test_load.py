@@ -5,11 +5,12 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 TIMEOUT_S = 100
@@ -33,6 +34,27 @@ def cityeye(
         check=False,
         preexec_fn=before,
     )
+
+
+@contextmanager
+def loading(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A test that runs, once it says that devices send."""
+    with subprocess.Popen(
+        [CITYEYE, "load", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as test:  # fmt: skip
+        assert test.stderr is not None
+        for line in test.stderr:
+            if "event=loading" in line:
+                break
+        yield test
+
+
+def kill_part(test: subprocess.Popen[str], place: int) -> None:
+    """End at once the process that the test started as that one of its parts."""
+    children = psutil.Process(test.pid).children()
+    parts = [one for one in children if "load.processes" in one.cmdline()]
+    sorted(parts, key=psutil.Process.create_time)[place].kill()
 
 
 def report_in(folder: Path) -> Any:
@@ -63,16 +85,10 @@ def test_report(tmp_path: Path) -> None:
 def test_interrupted(tmp_path: Path) -> None:
     """Ctrl-C ends the phase, lets the devices say goodbye, and the report is written."""
     words = [
-        "load", "--devices", "50", "--for", "10m", "--ramp", "1s", "--broker", "mosquitto",
-        "--out", "out", "--json",
+        "--devices", "50", "--for", "10m", "--ramp", "1s", "--broker", "mosquitto", "--out", "out",
+        "--json",
     ]  # fmt: skip
-    with subprocess.Popen(
-        [CITYEYE, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as test:
-        assert test.stderr is not None
-        deadline_s = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline_s and "working" not in test.stderr.readline():
-            pass
+    with loading(tmp_path, *words) as test:
         test.send_signal(signal.SIGINT)
         out, _ = test.communicate(timeout=TIMEOUT_S)
 
@@ -81,6 +97,69 @@ def test_interrupted(tmp_path: Path) -> None:
     assert (50, 0) == (figures["connected"], figures["lost"])
     assert figures["lasted_s"] < 300
     assert figures["run"] == report_in(tmp_path / "out")["run"]
+
+
+@pytest.mark.mosquitto
+@pytest.mark.parametrize("how", ["Ctrl-C twice", "kill -9"])
+def test_ended_at_once(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is ended, none of its processes stays, and none complains."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    words = ["--devices", "50", "--for", "10m", "--ramp", "1s", "--broker", "mosquitto"]
+    with loading(tmp_path, *words) as test:
+        parts = psutil.Process(test.pid).children(recursive=True)
+        if how == "kill -9":
+            test.kill()
+        else:
+            test.send_signal(signal.SIGINT)
+            assert test.stderr is not None
+            assert "Ctrl-C again" in test.stderr.readline()
+            test.send_signal(signal.SIGINT)
+        _, errors = test.communicate(timeout=TIMEOUT_S)
+        _, alive = psutil.wait_procs(parts, timeout=TIMEOUT_S)
+
+    assert 3 == len(parts)
+    assert ([], "") == (alive, errors)
+    assert how == "kill -9" or not list(tmp_path.glob("cityeye-load-*"))
+
+
+@pytest.mark.mosquitto
+def test_shard_killed(tmp_path: Path) -> None:
+    """A shard process that is killed is replaced: nothing is lost, and the report says so."""
+    words = [
+        "--devices", "100", "--rate", "300", "--for", "14s", "--ramp", "1s", "--processes", "2",
+        "--broker", "mosquitto", "--out", "out", "--json",
+    ]  # fmt: skip
+    with loading(tmp_path, *words) as test:
+        kill_part(test, 0)
+        out, _ = test.communicate(timeout=TIMEOUT_S)
+
+    figures = json.loads(out)
+    received = sum(part["counts"].get("distinct", 0) for part in figures["parts"])
+    assert 0 == test.returncode
+    assert (True, 100, 0) == (figures["complete"], figures["connected"], figures["lost"])
+    assert received == sum(part["confirmed"] for part in figures["parts"])
+    assert ["was started again", "died after"] == [
+        words for words in ("was started again", "died after", "bottleneck", "at its own limit")
+        if any(words in warning for warning in figures["warnings"])
+    ]  # fmt: skip
+
+
+@pytest.mark.mosquitto
+def test_subscriber_killed(tmp_path: Path) -> None:
+    """Without its subscriber a test goes on to its report, in which loss is unknown: status 1."""
+    words = [
+        "--devices", "50", "--rate", "100", "--for", "12s", "--ramp", "1s", "--broker", "mosquitto",
+        "--out", "out", "--json",
+    ]  # fmt: skip
+    with loading(tmp_path, *words) as test:
+        kill_part(test, 1)
+        out, _ = test.communicate(timeout=TIMEOUT_S)
+
+    figures = json.loads(out)
+    assert 1 == test.returncode
+    assert (False, 50, None) == (figures["complete"], figures["connected"], figures["lost"])
+    assert figures["sent"] == figures["acked"] >= 1_200
+    assert any("subscriber 1 of 1 died" in warning for warning in figures["warnings"])
 
 
 @pytest.mark.mosquitto

@@ -162,6 +162,14 @@ class TestCourse:
         assert 4 * len(readings) == ear.count("readings")
         assert sum(listener.sizes()) == ear.count("bytes")
 
+    async def test_no_devices(self, plan: LoadPlan) -> None:
+        """Of few devices a shard may have none: it lasts as long as the others."""
+        plan = replace(plan, devices=1)
+        ears = await asyncio.gather(*[play(plan, Part(n, 2, soon_ms())) for n in range(2)])
+
+        assert [0, 1] == sorted(ear.count("connects") for ear in ears)
+        assert all(ear.last.last for ear in ears)
+
     async def test_numbers(self, mosquitto: PrivateMosquitto, plan: LoadPlan, listen: Any) -> None:
         """Each device counts from 0 without a gap, in the rhythm of its interval."""
         listener = await listen(mosquitto)

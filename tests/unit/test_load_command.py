@@ -28,6 +28,7 @@ def logging_as_before() -> Iterator[None]:
         (("--bound", "ack=soon", "--find-limit"), "'soon' is not a duration"),
         (("--name", "Test 1"), "--name"),
         (("--broker", "mqtt://user:secret@127.0.0.1"), "a password does not belong"),
+        (("--bound", "ack=500ms"), "add --find-limit"),
         (("compare", "nothing.json", "nothing.json"), "nothing.json: cannot be read"),
     ],
 )

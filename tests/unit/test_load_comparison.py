@@ -90,7 +90,7 @@ def test_costs_are_compared() -> None:
     """Half the processor time per message is better."""
     comparison = compare(reported(), reported(cpu_s=0.05))
 
-    assert {"CPU per message, shard": "B is better"} == differing(comparison)
+    assert {"CPU per message, generator": "B is better"} == differing(comparison)
 
 
 def test_limits_are_compared() -> None:
@@ -115,6 +115,20 @@ def test_differences_of_the_plans_are_named_first() -> None:
     comparison = compare(reported(seed=1), reported(seed=2, qos=0))
 
     assert [("qos", "1", "0")] == [(one.name, one.a, one.b) for one in comparison.asked]
+
+
+def test_the_port_of_a_private_broker_is_no_difference() -> None:
+    """Two tests on brokers of our own were asked the same, whatever ports these had."""
+    one, other = reported(), reported()
+    one.broker, other.broker = (
+        "Mosquitto 2, private, 127.0.0.1:1",
+        "Mosquitto 2, private, [::1]:2",
+    )
+    other.plan["broker"]["port"] = 2
+    assert [] == compare(one, other).asked
+
+    other.broker = "Mosquitto 3, private, 127.0.0.1:2"
+    assert ["broker"] == [asked.name for asked in compare(one, other).asked]
 
 
 def test_a_terminal_shows_both_runs_and_the_rule() -> None:

@@ -193,6 +193,7 @@ def test_a_word_that_comes_late_is_added_to_its_second() -> None:
     """Delays of a second that seemed over are not lost, and not counted in another one."""
     course = course_of(
         *(word(n + 0.5, part=1, delays={"ack": [100]}) for n in range(20)),
+        word(3.0),
         word(3.6, delays={"ack": [900]}),
     )
 
@@ -213,14 +214,32 @@ def test_an_order_to_stop_begins_the_drain() -> None:
     """What is said after a stop belongs to no phase."""
     course = Course(planned(), START_MS)
     course.follow([Order(at_ms=START_MS + 4_000, stop=True)])
+    course.add(word(4.01, counts={"sent": 5}))
     course.add(word(4.5, counts={"sent": 7}))
 
     assert 7 == course.stretches[-1].sums.counts["sent"]
 
 
+def test_a_word_belongs_to_the_phase_in_which_most_of_its_time_lies() -> None:
+    """What is told just after a phase has ended counts in it; the ramp's delays are left out."""
+    course = course_of(
+        word(1.0, delays={"ack": [9_000]}, counts={"sent": 1}),
+        word(2.01, delays={"ack": [9_000]}, counts={"sent": 2}),
+        word(3.0, delays={"ack": [1_000]}, counts={"sent": 3}),
+        word(6.02, delays={"ack": [1_000]}, counts={"sent": 4}),
+        word(6.9, counts={"sent": 5}),
+        word(9.98, counts={"sent": 6}),
+        word(10.01, counts={"sent": 7}),
+        word(10.5, counts={"sent": 8}),
+    )
+
+    assert [3, 7, 18, 8] == [one.sums.counts["sent"] for one in course.stretches]
+    assert 1.0 == pytest.approx(course.total.latency()["ack"].max, rel=0.01)
+
+
 def test_the_latest_second_is_one_that_all_have_told() -> None:
     """The newest second is still growing: the one before it is shown."""
-    course = course_of(word(1.5), word(2.5, counts={"sent": 5}), word(3.1))
+    course = course_of(word(2.0), word(3.0, counts={"sent": 5}), word(4.0))
 
     latest = course.latest()
     assert latest is not None

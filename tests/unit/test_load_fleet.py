@@ -13,6 +13,7 @@ from load.device import LoadDevice
 from load.faults import FaultLots
 from load.figures import Delta, merged
 from load.fleet import Fleet
+from load.pace import Pace
 from load.payloads import Speaker
 from load.plan import Faults, LoadPlan, Order, Part
 from load.words import Strain, Words
@@ -215,7 +216,9 @@ class TestWords:
     async def test_deltas(self) -> None:
         """A word holds what was counted since the word before, and delays likewise."""
         shard, ear = Shard(), Ear()
-        words = Words(Part(1, 2, START_MS), shard.fleet, ear, empty_bytes=7, ramp_s=0.0)
+        words = Words(
+            Part(1, 2, START_MS), shard.fleet, ear, Pace(PLAN, START_MS), empty_bytes=7, ramp_s=0.0
+        )
         shard.connect(0)
         shard.play([(100, 0, 0)], 150)
         words.tell()

@@ -175,7 +175,7 @@ def test_gaps(capacity: float) -> None:
     found = searched(System(capacity, drops=True, gaps_known=True)).limit
 
     assert found.rate is not None
-    assert capacity * 0.92 <= found.rate <= capacity
+    assert capacity * 0.92 <= found.rate <= capacity + 0.1  # a message in the ten seconds of a step
     assert "messages lost" in found.broken_by[0]
 
 

@@ -45,7 +45,7 @@ def page(course: Course, *, width: int = 120, knee_state: str = "") -> str:
     "text",
     [
         "steady", "10 of 20 s", "9 of 10 online", "999/s of 1,000/s wanted", "acknowledged 998/s",
-        "7 waiting", "nobody verifies", "shard 50% of a core", "2 ms", KEYS,
+        "7 waiting", "nobody verifies", "generator 50% of a core", "2 ms", KEYS,
     ],
 )  # fmt: skip
 def test_a_terminal_shows_how_the_test_goes(text: str) -> None:

@@ -1,6 +1,7 @@
 """The city's time by the wall's, whatever the phases and whatever is ordered."""
 
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,18 @@ def test_ordered_before() -> None:
     early = [Order(at_ms=START_MS - 9_000, factor=0.0), Order(at_ms=START_MS - 5_000, factor=2.0)]
 
     assert [0.0, 2_000.0] == city(pace(ordered=early), -1_000, 1_000)
+
+
+def test_turns() -> None:
+    """The turns are the end of the ramp, those of the phases, and the end; a stop is the last."""
+    run = pace(Phase(name="one", for_s=2.0), Phase(name="two", for_s=3.0))
+    turns_ms = [run.turn_after(START_MS + at_ms) - START_MS for at_ms in (-5_000, 9_999, 10_000)]
+    assert [10_000, 10_000, 12_000] == turns_ms
+    assert inf == run.turn_after(START_MS + 15_000)
+
+    run.follow([Order(at_ms=START_MS + 11_000, stop=True)])
+    assert START_MS + 11_000 == run.turn_after(START_MS + 10_500)
+    assert inf == run.turn_after(START_MS + 11_000)
 
 
 def test_stop() -> None:

@@ -63,6 +63,27 @@ def reported(*more: Delta, plan: LoadPlan | None = None, **options: Any) -> Repo
     return report_of(plan, course, started_ms=START_MS, machine=MACHINE, **options)
 
 
+def test_search_goes_too_far() -> None:
+    """A search that found a rate did what it was for, though what went beyond it was lost."""
+    fewer = reader(10, counts={"distinct": -3})
+    found = reported(fewer, knee={"rate": 1_000.0})
+    nothing = reported(fewer, knee={"rate": None})
+
+    assert (3, False, True) == (found.lost, found.complete, found.fulfilled)
+    assert not nothing.fulfilled
+    assert not reported(fewer).fulfilled
+
+
+def test_replaced_shard() -> None:
+    """A shard that was replaced explains the delays; no more processes are asked for."""
+    late = {"lateness": histogram_of([900_000] * 10).encode()}
+    report = reported(shard(10, attempt="other", delays=late))
+
+    assert ["shard 0 died after 10 s and another went on"] == [
+        said.partition(":")[0] for said in report.warnings
+    ]
+
+
 def test_a_good_run_is_complete() -> None:
     """Where nothing is lost, dropped or open and all were online, nothing is to be said."""
     report = reported()
@@ -128,6 +149,32 @@ def test_what_went_wrong_makes_a_run_incomplete(counts: dict[str, int]) -> None:
     )
 
     assert not reported(last).complete
+
+
+def test_where_everything_arrived_nothing_is_unknown() -> None:
+    """A subscriber that was still receiving when it ended may have everything that was confirmed."""
+    report = reported(reader(10, counts={"unread_possible": 1}, delays={}))
+
+    assert (0, 0, True) == (report.lost, report.unread, report.complete)
+    assert "No acknowledged message was lost." in verdict(report)
+
+
+def test_the_bottleneck_is_said_once() -> None:
+    """A late generator is said to be the bottleneck, by itself or by the report, never by both."""
+    late = {"lateness": histogram_of([900_000] * 100).encode()}
+    own = "the generator was the bottleneck: its own words"
+
+    assert 1 == len(reported(shard(10, delays=late)).warnings)
+    assert [own] == reported(shard(10, delays=late, warnings=(own,))).warnings
+
+
+def test_people_read_names_that_say_what_they_mean() -> None:
+    """A shard is a generator, stages stand in the order of the way, and the verdict is a sentence."""
+    report = reported()
+
+    assert ["ack", "subscriber"] == list(report.latency_ms)
+    assert "a message left 0.4 ms late, was acknowledged after" in verdict(report)
+    assert "generator 0 0% of a core" in dict(lines(report))["processor"]
 
 
 def test_messages_that_were_not_read_are_not_called_lost() -> None:

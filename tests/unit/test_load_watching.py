@@ -17,10 +17,12 @@ from broker.session import Link
 from city.errors import SettingError
 from load.desk import Desk, Drops
 from load.figures import Delays, Delta
+from load.line import begun
+from load.pace import Pace
 from load.payloads import ReadBack, Template
 from load.plan import LoadPlan, Order, Part, Phase
 from load.subscriber import Slowness, filters_of, login_of
-from load.teller import Teller, begun
+from load.teller import Teller
 
 
 class Acknowledged:
@@ -225,6 +227,20 @@ async def test_beginning() -> None:
     """A part without an instant asks its line for it, once it is prepared."""
     assert Part(1, 2, 77) == await begun(Part(1, 2, 0), Line())
     assert Part(1, 2, 55) == await begun(Part(1, 2, 55), Line())
+
+
+def test_a_word_is_due_where_a_phase_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two seconds a part speaks once where a phase ends, so that phases part there."""
+    now_ms = 50_000
+    monkeypatch.setattr("load.teller.wall_ms", lambda: now_ms)
+    pace = Pace(plan_of(), 49_000)  # its ramp ends at 49,100, its only phase at 50,100
+    teller = Teller("subscriber", 3, Line())
+    assert not teller.is_due(pace)
+
+    now_ms = 50_120
+    assert teller.is_due(pace)
+    teller.tell({})
+    assert not teller.is_due(pace)
 
 
 def test_words_tell_what_is_new() -> None:

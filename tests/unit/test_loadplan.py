@@ -23,7 +23,10 @@ def test_interval() -> None:
     [
         (Wanted(rate=10, interval="1s"), "give one"),
         (Wanted(rate=-1), "is not allowed"),
-        (Wanted(devices=2, rate=10_000), "more --devices"),
+        (Wanted(devices=200, rate=20_000), "give 2,000 to"),
+        (Wanted(devices=200, rate=0.001), "give 1 to 86 --devices"),
+        (Wanted(interval="10ms"), "100ms to 1d"),
+        (Wanted(interval="2d"), "100ms to 1d"),
         (Wanted(interval="soon"), "not a duration"),
     ],
 )
