@@ -64,11 +64,6 @@ class Conductor:
         """The course, once the test has begun."""
         return await asyncio.shield(self._begun)
 
-    @property
-    def factor(self) -> float:
-        """What was ordered last."""
-        return self._dial.factor
-
     async def run(self, *, shards: int, subscribers: int, stop: asyncio.Event) -> Course:
         """Play the test to its end, or to the wish to stop, which ends it in order.
 

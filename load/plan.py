@@ -116,11 +116,6 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
         """From the first connection to the end of the last phase, without the drain."""
         return self.ramp_s + sum(phase.for_s for phase in self.phases)
 
-    @property
-    def city_interval_s(self) -> float:
-        """The interval of the devices on the city's own clock: the same as on the wall."""
-        return self.interval_s
-
     def city(self) -> City:
         """The simulated city whose devices these are."""
         return synthetic_city(

@@ -232,7 +232,7 @@ class Watch:
 
     def _behind(self, pace: Pace, eye: Eye) -> int:
         """Of how many devices something is on its way."""
-        lag_ms = _BEHIND * self._plan.city_interval_s * 1_000
+        lag_ms = _BEHIND * self._plan.interval_s * 1_000
         until_ms = pace.city_ms(pace.end_ms) - lag_ms
         return sum(pace.city_ms(seen_ms) < until_ms for seen_ms in eye.seen_ms)
 
