@@ -19,7 +19,7 @@ from broker.mosquitto import answers
 from broker.session import Session
 from broker.topics import load_topic
 from city.backoff import Backoff
-from city.errors import BrokerError, CityEyeError, SettingError
+from city.errors import BrokerError, CityEyeError, ServiceError, SettingError
 from city.settings import Settings
 from cli.access import Access
 from cli.loadplan import Wanted, against, interval_of, plan_of
@@ -78,6 +78,8 @@ class Tested(msgspec.Struct, frozen=True):
 
     report: Report | None
     folder: Path
+    trouble: str = ""
+    """Why the report could not be written."""
 
     def show(self, *, as_json: bool) -> int:
         """Print the report on standard output and return the exit status."""
@@ -90,8 +92,11 @@ class Tested(msgspec.Struct, frozen=True):
             console = Console(highlight=False, soft_wrap=True)
             console.print(table(self.report))
             console.print(verdict(self.report), style="green" if self.report.fulfilled else "red")
-            console.print(f"the report: {self.folder / PAGE}")
-        return 0 if self.report.fulfilled else 1
+            if not self.trouble:
+                console.print(f"the report: {self.folder / PAGE}")
+        if self.trouble:
+            _log.error(self.trouble)
+        return 0 if self.report.fulfilled and not self.trouble else 1
 
 
 async def load(request: Request) -> Tested:
@@ -135,7 +140,10 @@ async def load(request: Request) -> Tested:
         plan, course, started_ms=conductor.started_ms, broker=broker.name, knee=found
     )
     folder = request.out or request.settings.data / "load" / plan.run
-    await asyncio.to_thread(write_report, report, folder)
+    try:
+        await asyncio.to_thread(write_report, report, folder)
+    except ServiceError as error:
+        return Tested(report, folder, trouble=str(error))
     return Tested(report, folder)
 
 

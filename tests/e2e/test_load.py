@@ -163,6 +163,20 @@ def test_subscriber_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.mosquitto
+def test_no_place_for_the_report(tmp_path: Path) -> None:
+    """Where the report cannot be written, the figures are shown all the same."""
+    (tmp_path / "taken").write_text("a file")
+    done = cityeye(
+        tmp_path, "--devices", "20", "--ramp", "1s", "--for", "2s", "--broker", "mosquitto",
+        "--out", "taken/out", "--json",
+    )  # fmt: skip
+
+    assert 1 == done.returncode
+    assert (20, 0) == tuple(json.loads(done.stdout)[name] for name in ("connected", "lost"))
+    assert "the report cannot be written" in done.stderr
+
+
+@pytest.mark.mosquitto
 def test_processes(tmp_path: Path) -> None:
     """Two processes and two subscribers add up."""
     done = cityeye(
